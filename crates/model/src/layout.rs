@@ -1,0 +1,149 @@
+//! Where files live. Every path that outlives a process is named here and nowhere else.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Digest, SandboxId};
+
+/// `~/.matchlock`: state that must not be lost while sandboxes live.
+#[derive(Clone, Debug)]
+pub struct StateLayout {
+    root: PathBuf,
+}
+
+impl StateLayout {
+    /// The layout below the home folder `home`.
+    #[must_use]
+    pub fn new(home: &Path) -> Self {
+        Self { root: home.join(".matchlock") }
+    }
+
+    /// `~/.matchlock` itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database of sandboxes.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.root.join("state.db")
+    }
+
+    /// The folder that holds one folder per sandbox.
+    #[must_use]
+    pub fn vms(&self) -> PathBuf {
+        self.root.join("vms")
+    }
+
+    /// What belongs to one sandbox.
+    #[must_use]
+    pub fn vm(&self, id: &SandboxId) -> VmLayout {
+        VmLayout { dir: self.vms().join(id.as_str()) }
+    }
+}
+
+/// `~/.matchlock/vms/<id>`: what belongs to one sandbox.
+#[derive(Clone, Debug)]
+pub struct VmLayout {
+    dir: PathBuf,
+}
+
+impl VmLayout {
+    /// The folder itself, mode 0700.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The guest's console, the agent's log and a copy of the command's output.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("vm.log")
+    }
+
+    /// The writable layer, a sparse ext4 image.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper.ext4")
+    }
+
+    /// The Unix socket on which the supervisor serves `exec`.
+    #[must_use]
+    pub fn exec_socket(&self) -> PathBuf {
+        self.dir.join("exec.sock")
+    }
+}
+
+/// `~/.cache/matchlock`: everything that can be made again.
+#[derive(Clone, Debug)]
+pub struct CacheLayout {
+    root: PathBuf,
+}
+
+impl CacheLayout {
+    /// The layout below the home folder `home`.
+    #[must_use]
+    pub fn new(home: &Path) -> Self {
+        Self { root: home.join(".cache/matchlock") }
+    }
+
+    /// `~/.cache/matchlock` itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// One folder per kernel version.
+    #[must_use]
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    /// Assembled initramfs files, named by the digest of what is in them.
+    #[must_use]
+    pub fn initramfs(&self) -> PathBuf {
+        self.root.join("initramfs")
+    }
+
+    /// Empty ext4 images, one per size, that writable layers are copied from.
+    #[must_use]
+    pub fn uppers(&self) -> PathBuf {
+        self.root.join("uppers")
+    }
+
+    /// Named volumes.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The image store.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The database of images.
+    #[must_use]
+    pub fn image_database(&self) -> PathBuf {
+        self.images().join("metadata.db")
+    }
+
+    /// Where finished images and unfinished ones (`*.tmp`) are.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.images().join("blobs")
+    }
+
+    /// The EROFS image with the content digest `digest`.
+    #[must_use]
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(format!("{}.erofs", digest.file_stem()))
+    }
+
+    /// Compressed layers as registries serve them, `sha256_<hex>`.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.images().join("layers")
+    }
+}

@@ -1,0 +1,22 @@
+//! The words every other crate uses: ids, digests, specifications, phases, paths and exit codes.
+//!
+//! Called by everything; calls nothing. Invariant: no I/O, no clock, no environment, no async. What is here is
+//! either plain data or a pure function over it.
+
+mod digest;
+mod exit;
+mod id;
+mod layout;
+mod phase;
+mod process;
+mod spec;
+
+pub use digest::{Digest, DigestError};
+pub use exit::ExitStatus;
+pub use id::{IdError, SandboxId};
+pub use layout::{CacheLayout, StateLayout, VmLayout};
+pub use phase::{Phase, PhaseError};
+pub use process::ProcessIdentity;
+pub use spec::{
+    AddHost, CpuCount, ExtraDisk, ImageConfig, Network, Resources, SandboxSpec, SpecError, compose_command,
+};

@@ -1,0 +1,26 @@
+//! The bounds of the protocol. A frame over its bound ends the link.
+
+/// The version that both sides must speak; raised whenever a message changes shape.
+pub const PROTOCOL: u32 = 1;
+
+/// Payload of one `Data` frame in bytes: what the guest kernel's virtio console driver takes in one write.
+pub const MAX_DATA: usize = 32 * 1024;
+
+/// Payload of an `Open` frame in bytes: twice what Linux takes as arguments and environment of one program by default
+/// (2 MiB, execve(2) "Limits on size of arguments and environment").
+pub const MAX_OPEN: usize = 4 * 1024 * 1024;
+
+/// Payload of a `Note` frame in bytes.
+pub const MAX_NOTE: usize = 16 * 1024;
+
+/// Payload of a `Hello` frame in bytes.
+pub const MAX_HELLO: usize = 256;
+
+/// Sessions open at the same time.
+pub const MAX_SESSIONS: usize = 256;
+
+/// Bytes that may be under way on one channel of one session before its receiver grants more.
+pub const WINDOW: u32 = 256 * 1024;
+
+/// Bytes waiting to be written to the stream above which a sender should take no more from its sources.
+pub const OUTPUT_HIGH_WATER: usize = 512 * 1024;

@@ -1,0 +1,165 @@
+//! The messages inside `Hello`, `Open` and `Note` frames, encoded with postcard.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The guest's first frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::limits::PROTOCOL`] of the guest binary.
+    pub protocol: u32,
+}
+
+/// What the host asks of the guest; each opens a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Become the sandbox: clock, entropy, names, mounts. Answered by `Done` or `Failed`; the first request, and once.
+    Start(Box<Start>),
+    /// Run a program. Answered by `Started`, then `Exited`; or by `Failed`.
+    Exec(Exec),
+    /// Write everything to the disks. Answered by `Done`.
+    Sync,
+    /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), unmount and power off. Answered by the link's end.
+    PowerOff {
+        /// Milliseconds that processes get between the two signals.
+        grace_ms: u32,
+    },
+}
+
+/// Everything that makes a parked guest one particular sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Host time in nanoseconds since the Unix epoch.
+    pub clock_ns: u64,
+    /// Host entropy, mixed into the guest kernel's generator before anything else runs.
+    pub entropy: [u8; 32],
+    /// The guest's host name.
+    pub hostname: String,
+    /// Resolvers for `/etc/resolv.conf`.
+    pub dns_servers: Vec<IpAddr>,
+    /// Additional lines of `/etc/hosts`.
+    pub add_hosts: Vec<HostEntry>,
+    /// The disks that make the root file system.
+    pub root: RootDisks,
+    /// The user's disks, in mounting order.
+    pub disks: Vec<DiskMount>,
+    /// Processor time for all commands together, in microseconds per 100 ms.
+    pub cpu_quota: Option<u32>,
+    /// Commands keep all capabilities and system calls.
+    pub privileged: bool,
+}
+
+/// One name of `/etc/hosts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEntry {
+    /// The name.
+    pub host: String,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+/// Which block devices, counted from zero in the order of the machine's disks, make the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootDisks {
+    /// The image, EROFS, read-only.
+    pub lower: u32,
+    /// The writable layer, ext4 with the folders `upper` and `work`.
+    pub upper: u32,
+}
+
+/// One of the user's disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMount {
+    /// Block device, counted from zero.
+    pub device: u32,
+    /// Absolute path in the sandbox, made if it is missing.
+    pub mount: String,
+    /// Mounted read-only.
+    pub readonly: bool,
+}
+
+/// A program to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The program, looked up in the environment's `PATH` if it holds no slash, and its arguments. Never a shell's text.
+    pub argv: Vec<String>,
+    /// Set over the agent's own `PATH`, `HOME` and `TERM`.
+    pub env: Vec<(String, String)>,
+    /// Working folder; the sandbox's own where empty.
+    pub cwd: String,
+    /// `uid`, `uid:gid`, `name` or `name:group`; the sandbox's own where empty.
+    pub user: String,
+    /// What the program's standard streams are.
+    pub stdio: Stdio,
+}
+
+/// What a program's standard streams are connected to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Output and error are pipes; input is `/dev/null`.
+    #[default]
+    OutputOnly,
+    /// All three are pipes.
+    Pipes,
+    /// A terminal of its own, as controlling terminal of a new session; its output comes on `Output`.
+    Terminal(TerminalSize),
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub cols: u16,
+}
+
+/// A message inside a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// Guest: the program runs, with this pid in the guest.
+    Started {
+        /// The guest's number for it.
+        pid: u32,
+    },
+    /// Guest: the program ended, and all it wrote before has been sent.
+    Exited(ExitKind),
+    /// Guest: the request could not be carried out.
+    Failed(Failure),
+    /// Guest: the request was carried out.
+    Done,
+    /// Host: the terminal has another size.
+    Resize(TerminalSize),
+    /// Host: send this signal to the program's process group.
+    Signal(u8),
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitKind {
+    /// By itself, with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+/// Why a request could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure, for the exit code.
+    pub kind: FailureKind,
+    /// One line for the user: a lower-case fragment without a full stop.
+    pub message: String,
+}
+
+/// Sorts of [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The program, its user or its working folder does not exist.
+    NotFound,
+    /// The program exists but cannot be executed.
+    NotExecutable,
+    /// Anything else.
+    Internal,
+}
