@@ -1,1 +1,41 @@
-fn main() {}
+//! `matchlock`: the program people type. Parse, do what one verb says, report.
+
+mod args;
+mod commands;
+mod env;
+mod error;
+mod output;
+mod signals;
+mod stdio;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{args::Cli, env::Environment, error::CliError};
+
+fn main() -> ExitCode {
+    let status = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => usage::report(&error),
+    };
+    match status {
+        Ok(status) => ExitCode::from(status.code()),
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.status.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<matchlock_model::ExitStatus, CliError> {
+    let environment = Environment::read()?;
+    output::start_log(cli.log_level.or(environment.log_level()?));
+    // One thread: the supervisor's work is waiting. What computes or blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::io("start"))?;
+    let result = runtime.block_on(commands::dispatch(cli.command, &environment));
+    // A thread may still wait for a key press on standard input; nobody waits for it.
+    runtime.shutdown_background();
+    result
+}

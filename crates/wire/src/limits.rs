@@ -16,6 +16,9 @@ pub const MAX_NOTE: usize = 16 * 1024;
 /// Payload of a `Hello` frame in bytes.
 pub const MAX_HELLO: usize = 256;
 
+/// Notes that a guest may send in one session: more than any request needs, few enough to wait in a slow client's queue.
+pub const MAX_GUEST_NOTES: u8 = 8;
+
 /// Sessions open at the same time.
 pub const MAX_SESSIONS: usize = 256;
 

@@ -79,11 +79,17 @@ struct Session {
     channels: [Flow; 3],
     /// The host has sent `End` and waits for the guest's.
     ending: bool,
+    /// Messages that the guest may still send.
+    notes_left: u8,
 }
 
 impl Session {
     const fn new() -> Self {
-        Self { channels: [Flow { credit: limits::WINDOW, closed: false }; 3], ending: false }
+        Self {
+            channels: [Flow { credit: limits::WINDOW, closed: false }; 3],
+            ending: false,
+            notes_left: limits::MAX_GUEST_NOTES,
+        }
     }
 }
 
@@ -161,7 +167,12 @@ impl Mux {
         let incoming = (channel == Channel::Input) == (self.role == Role::Guest);
         let flow = &mut session.channels[channel as usize];
         let event = match kind {
-            Kind::Note => Event::Note(id, decode(kind, &payload)?),
+            Kind::Note => {
+                if self.role == Role::Host {
+                    session.notes_left = session.notes_left.checked_sub(1).ok_or(WireError::Overrun)?;
+                }
+                Event::Note(id, decode(kind, &payload)?)
+            }
             Kind::Data if incoming && !payload.is_empty() => {
                 let len = u32::try_from(payload.len()).map_err(|_| WireError::Overrun)?;
                 flow.credit = flow.credit.checked_sub(len).ok_or(WireError::Overrun)?;
@@ -177,7 +188,7 @@ impl Mux {
             Kind::Credit if !incoming => {
                 let more =
                     <[u8; 4]>::try_from(payload).map(u32::from_le_bytes).map_err(|_| WireError::Message(kind))?;
-                let credit = flow.credit.checked_add(more).filter(|credit| *credit <= limits::WINDOW);
+                let credit = flow.credit.checked_add(more).filter(|credit| more > 0 && *credit <= limits::WINDOW);
                 flow.credit = credit.ok_or(WireError::Overrun)?;
                 Event::Credit(id, channel, more)
             }

@@ -1,0 +1,42 @@
+//! The verbs, one file each.
+
+pub(crate) mod completion;
+pub(crate) mod detach;
+pub(crate) mod exec;
+pub(crate) mod gc;
+pub(crate) mod get;
+pub(crate) mod image;
+pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod log;
+pub(crate) mod process;
+pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod version;
+
+use matchlock_model::ExitStatus;
+
+use crate::{args::Command, env::Environment, error::CliError};
+
+/// Do what was typed.
+pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Result<ExitStatus, CliError> {
+    match command {
+        Command::Run(args) => run::run(args, environment).await,
+        Command::Exec(args) => exec::exec(args, environment).await,
+        Command::List(args) => list::list(&args, environment),
+        Command::Get(args) => get::get(&args, environment),
+        Command::Inspect(args) => inspect::inspect(&args, environment),
+        Command::Log(args) => log::log(args, environment).await,
+        Command::Kill(args) => kill::kill(args, environment).await,
+        Command::Rm(args) => rm::rm(&args, environment),
+        Command::Prune => prune::prune(environment),
+        Command::Gc(args) => gc::gc(&args, environment),
+        Command::Pull(args) => pull::pull(args, environment).await,
+        Command::Image(verb) => image::image(verb, environment).await,
+        Command::Version => version::version(),
+        Command::Completion(args) => completion::completion(&args),
+    }
+}

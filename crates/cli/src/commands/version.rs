@@ -1,0 +1,15 @@
+//! `matchlock version`.
+
+use matchlock_model::ExitStatus;
+
+use crate::{error::CliError, output};
+
+pub(crate) fn version() -> Result<ExitStatus, CliError> {
+    output::line(&format!(
+        "matchlock {} (commit: {}, built: {})",
+        env!("CARGO_PKG_VERSION"),
+        env!("MATCHLOCK_COMMIT"),
+        env!("MATCHLOCK_TARGET"),
+    ))?;
+    Ok(ExitStatus::SUCCESS)
+}

@@ -1,0 +1,53 @@
+//! The environment: the only place where its variables are read, once, at the start.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::ValueEnum;
+
+use crate::{args::LogLevel, error::CliError};
+
+/// Set by `run --detach` for the process that becomes the supervisor: the descriptor on which it says that it is ready.
+pub(crate) const READY_FD: &str = "MATCHLOCK_READY_FD";
+
+/// What the environment says.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    /// Base of `~/.matchlock` and `~/.cache/matchlock`.
+    pub(crate) home: PathBuf,
+    /// `MATCHLOCK_KERNEL`: the guest kernel to use.
+    pub(crate) kernel: Option<PathBuf>,
+    /// The caller's terminal type, for programs that get its terminal.
+    pub(crate) term: Option<String>,
+    /// See [`READY_FD`].
+    pub(crate) ready_fd: Option<OsString>,
+    log_level: Option<OsString>,
+}
+
+impl Environment {
+    /// Read it.
+    pub(crate) fn read() -> Result<Self, CliError> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home = set("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        Ok(Self {
+            home: home.ok_or_else(|| CliError::failure("HOME is not set to an absolute path: set it to your home folder"))?,
+            kernel: set("MATCHLOCK_KERNEL").map(PathBuf::from),
+            term: set("TERM").and_then(|term| term.into_string().ok()),
+            ready_fd: set(READY_FD),
+            log_level: set("MATCHLOCK_LOG_LEVEL"),
+        })
+    }
+
+    /// `MATCHLOCK_LOG_LEVEL`.
+    pub(crate) fn log_level(&self) -> Result<Option<LogLevel>, CliError> {
+        let Some(word) = &self.log_level else { return Ok(None) };
+        let level = word.to_str().and_then(|word| LogLevel::from_str(word, true).ok());
+        level.map(Some).ok_or_else(|| {
+            CliError::failure(format!("invalid MATCHLOCK_LOG_LEVEL {word:?}: use debug, info, warn or error"))
+        })
+    }
+
+    /// The value of a variable that the user named (`-e NAME`).
+    pub(crate) fn named(name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}

@@ -1,0 +1,55 @@
+//! The one error of the program: what to print, and how to exit.
+
+use std::{error::Error, fmt, io};
+
+use matchlock_model::ExitStatus;
+
+/// An error as the user meets it: one line, "operation: cause: cause", and an exit status.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    pub(crate) status: ExitStatus,
+    message: String,
+}
+
+impl CliError {
+    /// An error of the program itself (exit status 1).
+    pub(crate) fn failure(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Failure, message: message.into() }
+    }
+
+    /// An error with an exit status of its own.
+    pub(crate) fn with_status(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    /// For `map_err`: `error` happened while doing `operation`.
+    pub(crate) fn during<E: Error>(operation: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::failure(format!("{operation}: {}", chain(&error)))
+    }
+
+    /// [`CliError::during`] for plain I/O errors.
+    pub(crate) fn io(operation: &str) -> impl FnOnce(io::Error) -> Self {
+        Self::during(operation)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries print their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}

@@ -1,0 +1,178 @@
+//! Running a program in a sandbox and connecting it to the outside.
+//!
+//! Used for the command of `run` (by the supervisor) and for `exec` (from another process): the same session either way.
+
+use matchlock_model::{ExitStatus, SandboxSpec};
+use matchlock_wire::{Channel, Event, Exec, ExitKind, FailureKind, Note, Request, TerminalSize, limits};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+    task::JoinHandle,
+};
+
+use crate::link::{Link, LinkError, Receipts, Session};
+
+/// Blocks of input read ahead of what the guest has taken.
+pub const INPUT_BLOCKS: usize = 2;
+
+/// Bytes of such a block.
+pub const INPUT_BLOCK: usize = limits::MAX_DATA;
+
+/// Where a program's streams go. All are optional: what is missing is discarded, or at its end from the start.
+#[derive(Default)]
+pub struct Streams {
+    /// Blocks of standard input, at most [`INPUT_BLOCK`] bytes each; the channel's end is the input's end.
+    pub input: Option<mpsc::Receiver<Vec<u8>>>,
+    /// Takes standard output, or all a terminal shows.
+    pub output: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Takes standard error.
+    pub error: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// New sizes of the terminal.
+    pub resizes: Option<mpsc::Receiver<TerminalSize>>,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
+/// Why a program has no exit status.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ExecError {
+    #[error("{message}")]
+    NotStarted { status: ExitStatus, message: String },
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Fill in what the sandbox's specification says and the request leaves open.
+#[must_use]
+pub fn with_defaults(mut exec: Exec, spec: &SandboxSpec) -> Exec {
+    let image = &spec.image_config;
+    let inherited = image.env.iter().chain(&spec.env).map(|(name, value)| (name.clone(), value.clone()));
+    // Later entries win in the guest.
+    exec.env = inherited.chain(exec.env).collect();
+    if exec.cwd.is_empty() {
+        exec.cwd.clone_from(&image.working_dir);
+        exec.create_cwd = true;
+    }
+    if exec.user.is_empty() {
+        exec.user.clone_from(&image.user);
+    }
+    exec
+}
+
+/// Run `exec` through `link` and stay until it has ended and everything it wrote has been passed on.
+///
+/// Dropping the future cancels the program.
+///
+/// # Errors
+/// [`ExecError`] if it could not be started or the sandbox ended first.
+pub async fn run(link: &Link, exec: Exec, streams: Streams) -> Result<ExitStatus, ExecError> {
+    let session = link.open(Request::Exec(exec)).await?;
+    let output = Sink::spawn(streams.output, session.receipts(Channel::Output));
+    let error = Sink::spawn(streams.error, session.receipts(Channel::Error));
+    let status = converse(session, streams.input, streams.resizes, &output, &error).await?;
+    output.finish().await;
+    error.finish().await;
+    Ok(status)
+}
+
+async fn converse(
+    mut session: Session,
+    mut input: Option<mpsc::Receiver<Vec<u8>>>,
+    mut resizes: Option<mpsc::Receiver<TerminalSize>>,
+    output: &Sink,
+    error: &Sink,
+) -> Result<ExitStatus, ExecError> {
+    let mut credit = limits::WINDOW as usize;
+    let mut status = None;
+    loop {
+        tokio::select! {
+            event = session.next() => match event {
+                Some(Event::Data(_, Channel::Output, bytes)) => output.put(bytes),
+                Some(Event::Data(_, _, bytes)) => error.put(bytes),
+                Some(Event::Credit(_, _, count)) => credit += count as usize,
+                Some(Event::Stopped(..)) => input = None,
+                Some(Event::Note(_, note)) => status = outcome(note)?.or(status),
+                Some(Event::Eof(..) | Event::Hello(_) | Event::Opened(..)) => {}
+                Some(Event::Ended(_)) => return status.ok_or(ExecError::Link(LinkError::Closed)),
+                None => return status.ok_or_else(|| ExecError::Link(session.fate())),
+            },
+            block = next(&mut input), if credit >= INPUT_BLOCK => match block {
+                Some(bytes) => {
+                    credit -= bytes.len();
+                    session.send(Channel::Input, bytes);
+                }
+                None => {
+                    input = None;
+                    session.eof(Channel::Input);
+                }
+            },
+            Some(size) = next(&mut resizes) => session.note(Note::Resize(size)),
+        }
+    }
+}
+
+/// The next item, or for ever nothing where there is no source.
+async fn next<T>(source: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match source {
+        Some(source) => source.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn outcome(note: Note) -> Result<Option<ExitStatus>, ExecError> {
+    match note {
+        Note::Exited(ExitKind::Code(code)) => Ok(Some(ExitStatus::Code(code))),
+        Note::Exited(ExitKind::Signal(signal)) => Ok(Some(ExitStatus::Signal(signal))),
+        Note::Failed(failure) => {
+            let status = match failure.kind {
+                FailureKind::NotFound => ExitStatus::NotFound,
+                FailureKind::NotExecutable => ExitStatus::NotExecutable,
+                FailureKind::Internal => ExitStatus::Failure,
+            };
+            Err(ExecError::NotStarted { status, message: failure.message })
+        }
+        Note::Started { .. } | Note::Done | Note::Resize(_) | Note::Signal(_) => Ok(None),
+    }
+}
+
+/// Writes one channel's bytes out at the taker's own pace, and grants the guest as much again.
+struct Sink {
+    /// Bounded by the window: the guest sends no more than what was granted.
+    bytes: mpsc::UnboundedSender<Vec<u8>>,
+    task: JoinHandle<()>,
+}
+
+impl Sink {
+    fn spawn(taker: Option<Box<dyn AsyncWrite + Send + Unpin>>, receipts: Receipts) -> Self {
+        let (bytes, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
+        let task = tokio::spawn(async move {
+            let mut taker: Box<dyn AsyncWrite + Send + Unpin> = taker.unwrap_or_else(|| Box::new(tokio::io::sink()));
+            while let Some(block) = queue.recv().await {
+                if taker.write_all(&block).await.is_err() || taker.flush().await.is_err() {
+                    // Nobody reads any more: the program is to learn it as it would from a pipe.
+                    receipts.stop();
+                    return;
+                }
+                receipts.grant(block.len());
+            }
+        });
+        Self { bytes, task }
+    }
+
+    fn put(&self, block: Vec<u8>) {
+        // A taker that is gone has said `stop`; what was under way is of no use to anybody.
+        let _ = self.bytes.send(block);
+    }
+
+    async fn finish(self) {
+        drop(self.bytes);
+        // The task ends with its queue; a panic in a writer is the writer's loss.
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,54 @@
+//! Unix sockets whose path may be longer than the 107 bytes that fit into `sockaddr_un` (unix(7)): they are addressed
+//! through an open descriptor of their folder.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::AsRawFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+/// Listen at `path`, for async use. The folder's mode is what keeps others out.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let (_folder, short) = shorten(path)?;
+    let listener = UnixListener::bind(short)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Connect to `path`, for async use.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = shorten(path)?;
+    let stream = UnixStream::connect(short)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// The folder, held open, and a path through it. The path is valid as long as the folder is held.
+fn shorten(path: &Path) -> io::Result<(File, PathBuf)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket needs a folder and a name"));
+    };
+    let folder = File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((folder, short))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_any_length_works() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("long".repeat(50));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("exec.sock");
+        let listener = listen(&path).unwrap();
+        let _client = connect(&path).unwrap();
+        listener.accept().unwrap();
+    }
+}
