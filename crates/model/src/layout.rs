@@ -99,6 +99,12 @@ impl CacheLayout {
         self.root.join("kernels")
     }
 
+    /// What was found out about this host and its programs.
+    #[must_use]
+    pub fn host(&self) -> PathBuf {
+        self.root.join("host")
+    }
+
     /// Assembled initramfs files, named by the digest of what is in them.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {
@@ -139,6 +145,12 @@ impl CacheLayout {
     #[must_use]
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.blobs().join(format!("{}.erofs", digest.file_stem()))
+    }
+
+    /// The lock that adding to the image store shares and sweeping it excludes.
+    #[must_use]
+    pub fn image_lock(&self) -> PathBuf {
+        self.images().join("lock")
     }
 
     /// Compressed layers as registries serve them, `sha256_<hex>`.
