@@ -88,6 +88,8 @@ pub struct Exec {
     pub env: Vec<(String, String)>,
     /// Working folder; the sandbox's own where empty.
     pub cwd: String,
+    /// Make the working folder (mode 0755, owned by root) if it is missing, as an image's `WORKDIR` wants it.
+    pub create_cwd: bool,
     /// `uid`, `uid:gid`, `name` or `name:group`; the sandbox's own where empty.
     pub user: String,
     /// What the program's standard streams are.

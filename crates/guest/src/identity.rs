@@ -1,0 +1,107 @@
+//! The sandbox's name, and the files of `/etc` that follow from it and from its network.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use matchlock_wire::{HostEntry, Start};
+use rustix::{
+    fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, open, unlink},
+    io::{Errno, write},
+    system::sethostname,
+};
+
+use crate::{
+    mounts::existing,
+    os_error::{Doing, OsError},
+};
+
+const READABLE: u32 = 0o644;
+
+/// Take the name, and write `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` in place of the image's own.
+pub(crate) fn assume(start: &Start) -> Result<(), OsError> {
+    sethostname(start.hostname.as_bytes()).doing(|| format!("set the host name {:?}", start.hostname))?;
+    existing(mkdirat(CWD, "/etc", Mode::from_raw_mode(0o755))).doing(|| "make /etc".to_owned())?;
+    for (path, text) in [
+        ("/etc/hostname", format!("{}\n", start.hostname)),
+        ("/etc/hosts", hosts(&start.hostname, &start.add_hosts)),
+        ("/etc/resolv.conf", resolv_conf(&start.dns_servers)),
+    ] {
+        replace(path, text.as_bytes()).doing(|| format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+fn hosts(hostname: &str, added: &[HostEntry]) -> String {
+    let mut text = format!("127.0.0.1 localhost localhost.localdomain {hostname}\n");
+    for HostEntry { host, ip } in added {
+        let _ = writeln!(text, "{ip} {host}"); // a String takes everything
+    }
+    text + "::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+}
+
+fn resolv_conf(servers: &[IpAddr]) -> String {
+    servers.iter().fold(String::new(), |mut text, server| {
+        let _ = writeln!(text, "nameserver {server}"); // a String takes everything
+        text
+    })
+}
+
+/// Make `path` a regular file that everybody may read, whatever it was before: a link, even a dangling one, is
+/// replaced and not followed.
+fn replace(path: &str, text: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::from_raw_mode(READABLE)).or_else(|errno| match errno {
+        Errno::LOOP | Errno::NXIO => {
+            unlink(path)?;
+            open(path, flags | OFlags::EXCL, Mode::from_raw_mode(READABLE))
+        }
+        other => Err(other),
+    })?;
+    if fstat(&file)?.st_mode & 0o777 != READABLE {
+        fchmod(&file, Mode::from_raw_mode(READABLE))?;
+    }
+    let mut rest = text;
+    while !rest.is_empty() {
+        rest = &rest[write(&file, rest)?..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn hosts_lists_the_name_then_the_added_ones_then_ipv6() {
+        let added = [("db", "10.0.0.7"), ("v6", "fd00::1")]
+            .map(|(host, ip)| HostEntry { host: host.to_owned(), ip: ip.parse().unwrap() });
+        insta::assert_snapshot!(hosts("box", &added), @"");
+    }
+
+    #[test]
+    fn resolv_conf_lists_the_servers() {
+        let servers = ["1.1.1.1".parse().unwrap(), "2606:4700::1".parse().unwrap()];
+        assert_eq!(resolv_conf(&servers), "nameserver 1.1.1.1\nnameserver 2606:4700::1\n");
+        assert_eq!(resolv_conf(&[]), "");
+    }
+
+    #[test]
+    fn any_kind_of_file_is_replaced_and_no_link_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::write(path("victim"), "untouched").unwrap();
+        fs::write(path("plain"), "a longer text than the new one").unwrap();
+        fs::set_permissions(path("plain"), fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(path("victim"), path("link")).unwrap();
+        std::os::unix::fs::symlink("/no/such/place", path("dangling")).unwrap();
+        for name in ["plain", "link", "dangling", "missing"] {
+            replace(path(name).to_str().unwrap(), b"new").unwrap();
+            let made = fs::symlink_metadata(path(name)).unwrap();
+            assert!(made.is_file(), "{name}");
+            assert_eq!(made.permissions().mode() & 0o777, 0o644, "{name}");
+            assert_eq!(fs::read(path(name)).unwrap(), b"new", "{name}");
+        }
+        assert_eq!(fs::read(path("victim")).unwrap(), b"untouched");
+    }
+}

@@ -1,0 +1,119 @@
+//! The file systems that every sandbox sees, as data: mounted at boot, before anything is known of a sandbox, and moved
+//! under its root as three whole trees (`/proc`, `/sys`, `/dev`) by [`crate::root`].
+//!
+//! `/run` and `/tmp` are not here on purpose: they stay on the overlay, so that what an image holds there is seen.
+
+use rustix::{
+    fs::{CWD, Mode, mkdirat, symlinkat},
+    io::Errno,
+    mount::{MountFlags, mount},
+};
+
+use crate::{
+    console::say,
+    os_error::{Doing, OsError},
+};
+
+/// The trees to move under a sandbox's root.
+pub(crate) const TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// One thing to do at boot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Make a folder.
+    Folder { path: &'static str, mode: u32 },
+    /// Mount a file system.
+    Mount { kind: &'static str, path: &'static str, flags: MountFlags, options: &'static str, needed: bool },
+    /// Make a symbolic link.
+    Link { path: &'static str, target: &'static str },
+}
+
+const STRICT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+
+/// Everything to do at boot, in order.
+pub(crate) const PLAN: &[Step] = &[
+    Step::Folder { path: "/proc", mode: 0o555 },
+    needed("proc", "/proc", STRICT, ""),
+    Step::Folder { path: "/sys", mode: 0o555 },
+    needed("sysfs", "/sys", STRICT, ""),
+    Step::Folder { path: "/dev", mode: 0o755 },
+    needed("devtmpfs", "/dev", MountFlags::NOSUID, "mode=0755"),
+    Step::Folder { path: "/dev/pts", mode: 0o755 },
+    needed("devpts", "/dev/pts", NO_PROGRAMS, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    Step::Folder { path: "/dev/shm", mode: 0o1777 },
+    needed("tmpfs", "/dev/shm", MountFlags::NOSUID.union(MountFlags::NODEV), "mode=1777"),
+    Step::Folder { path: "/dev/mqueue", mode: 0o1777 },
+    wanted("mqueue", "/dev/mqueue", STRICT, ""),
+    wanted("cgroup2", "/sys/fs/cgroup", STRICT, "nsdelegate"),
+    Step::Link { path: "/dev/fd", target: "/proc/self/fd" },
+    Step::Link { path: "/dev/stdin", target: "/proc/self/fd/0" },
+    Step::Link { path: "/dev/stdout", target: "/proc/self/fd/1" },
+    Step::Link { path: "/dev/stderr", target: "/proc/self/fd/2" },
+];
+
+const fn needed(kind: &'static str, path: &'static str, flags: MountFlags, options: &'static str) -> Step {
+    Step::Mount { kind, path, flags, options, needed: true }
+}
+
+/// A kernel without this file system makes a poorer sandbox, but a sandbox.
+const fn wanted(kind: &'static str, path: &'static str, flags: MountFlags, options: &'static str) -> Step {
+    Step::Mount { kind, path, flags, options, needed: false }
+}
+
+/// Do a plan's steps.
+pub(crate) fn execute(plan: &[Step]) -> Result<(), OsError> {
+    plan.iter().try_for_each(Step::execute)
+}
+
+impl Step {
+    fn execute(&self) -> Result<(), OsError> {
+        match *self {
+            Self::Folder { path, mode } => existing(mkdirat(CWD, path, Mode::from_raw_mode(mode))),
+            Self::Link { path, target } => existing(symlinkat(target, CWD, path)),
+            Self::Mount { kind, path, flags, options, .. } => mount_plain(kind, path, flags, options),
+        }
+        .or_else(|errno| match *self {
+            Self::Mount { kind, path, needed: false, .. } => {
+                say(format_args!("{path} ({kind}) is missing: error {}", errno.raw_os_error()));
+                Ok(())
+            }
+            _ => Err(errno),
+        })
+        .doing(|| format!("{self:?}"))
+    }
+}
+
+fn mount_plain(kind: &str, path: &str, flags: MountFlags, options: &str) -> Result<(), Errno> {
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    mount(kind, path, kind, flags, options.as_c_str())
+}
+
+/// What is there already is as good as made.
+pub(crate) fn existing(made: Result<(), Errno>) -> Result<(), Errno> {
+    made.or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: &Step) -> String {
+        match step {
+            Step::Folder { path, mode } => format!("folder {path} {mode:o}"),
+            Step::Link { path, target } => format!("link   {path} -> {target}"),
+            Step::Mount { kind, path, flags, options, needed } => {
+                let flags = format!("{flags:?}").to_lowercase().replace("mountflags", "");
+                format!(
+                    "mount  {path} {kind} {flags} [{options}]{}",
+                    if *needed { "" } else { " if the kernel has it" }
+                )
+            }
+        }
+    }
+
+    #[test]
+    fn the_plan() {
+        insta::assert_snapshot!(PLAN.iter().map(line).collect::<Vec<_>>().join("\n"), @"");
+    }
+}

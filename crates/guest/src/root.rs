@@ -1,0 +1,119 @@
+//! The sandbox's root: an overlay of its writable disk over the image, in place of the folder tree that the kernel
+//! unpacked at boot, which no path leads to afterwards.
+
+use std::{ffi::CStr, os::fd::OwnedFd};
+
+use matchlock_wire::{DiskMount, RootDisks};
+use rustix::{
+    fs::{CWD, Mode, mkdirat},
+    io::Errno,
+    mount::{FsPickFlags, MountFlags, fspick, mount, mount_move},
+    process::{chdir, chroot},
+};
+
+use crate::{
+    lookup::make_folders,
+    mounts::{TREES, existing},
+    os_error::{Doing, OsError},
+};
+
+/// Where the image is mounted, before the root is changed.
+pub(crate) const LOWER: &str = "/lower";
+/// Where the writable disk is mounted.
+pub(crate) const UPPER: &str = "/upper";
+/// Where the two are laid over each other.
+pub(crate) const MERGED: &str = "/merged";
+
+/// The disk lives as long as its sandbox: lazily initialised tables would only be written for nothing, what is deleted
+/// is given back to the host, and nothing needs to survive the host's power failure.
+const UPPER_OPTIONS: &CStr = c"noinit_itable,discard,nobarrier";
+
+/// - `redirect_dir`: a folder of the image can be renamed, instead of failing with `EXDEV`.
+/// - `metacopy=off`: a file's data never hides in a layer below the one that has its attributes.
+/// - `volatile`: `fsync` does not wait for a disk that nobody reads after the sandbox.
+const OVERLAY_OPTIONS: &CStr =
+    c"lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,metacopy=off,volatile";
+
+/// Folders that programs take for granted, should the image lack them.
+const EXPECTED: [(&str, u32); 2] = [("/tmp", 0o1777), ("/run", 0o755)];
+
+/// Mount the root from `disks` and move into it. Returns what to make read-only at the end.
+pub(crate) fn enter(disks: &RootDisks) -> Result<OwnedFd, OsError> {
+    mount_disk(disks.lower, LOWER, c"erofs", MountFlags::RDONLY, c"")?;
+    mount_disk(disks.upper, UPPER, c"ext4", MountFlags::empty(), UPPER_OPTIONS)?;
+    let upper = fspick(CWD, UPPER, FsPickFlags::FSPICK_CLOEXEC).doing(|| format!("hold {UPPER}"))?;
+    mount("overlay", MERGED, "overlay", MountFlags::empty(), OVERLAY_OPTIONS)
+        .doing(|| "lay the writable disk over the image".to_owned())?;
+    for tree in TREES {
+        move_tree(tree).doing(|| format!("move {tree}"))?;
+    }
+    change_root().doing(|| "change the root".to_owned())?;
+    for (path, mode) in EXPECTED {
+        make_expected(path, mode).doing(|| format!("make {path}"))?;
+    }
+    Ok(upper)
+}
+
+/// Mount one of the user's disks. Returns what to make read-only at the end, unless it is so already.
+pub(crate) fn mount_user_disk(disk: &DiskMount) -> Result<Option<OwnedFd>, OsError> {
+    make_folders(&disk.mount).doing(|| format!("make {}", disk.mount))?;
+    let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+    mount_disk(disk.device, &disk.mount, c"ext4", flags, c"")?;
+    if disk.readonly {
+        return Ok(None);
+    }
+    fspick(CWD, &disk.mount, FsPickFlags::FSPICK_CLOEXEC).map(Some).doing(|| format!("hold {}", disk.mount))
+}
+
+fn mount_disk(device: u32, at: &str, kind: &CStr, flags: MountFlags, options: &CStr) -> Result<(), OsError> {
+    let device = device_path(device);
+    mount(device.as_str(), at, kind, flags, options).doing(|| format!("mount {device} at {at}"))
+}
+
+/// The path of the disk with this number: `/dev/vda`, … `/dev/vdz`, `/dev/vdaa`, …
+fn device_path(number: u32) -> String {
+    let letter = |number: u32| char::from(b'a' + u8::try_from(number % 26).unwrap_or_default());
+    match number / 26 {
+        0 => format!("/dev/vd{}", letter(number)),
+        more => format!("/dev/vd{}{}", letter(more - 1), letter(number)),
+    }
+}
+
+fn move_tree(tree: &str) -> Result<(), Errno> {
+    let target = format!("{MERGED}{tree}");
+    mount_move(tree, &target).or_else(|errno| match errno {
+        Errno::NOENT => {
+            mkdirat(CWD, &target, Mode::from_raw_mode(0o755))?;
+            mount_move(tree, &target)
+        }
+        other => Err(other),
+    })
+}
+
+/// The unpacked tree is the kernel's first root, which `pivot_root` cannot leave: so it is covered instead.
+fn change_root() -> Result<(), Errno> {
+    chdir(MERGED)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")
+}
+
+/// Make a folder with exactly this mode, unless there is something of that name.
+fn make_expected(path: &str, mode: u32) -> Result<(), Errno> {
+    match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+        // The umask has taken bits away.
+        Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode)),
+        made => existing(made),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_named_like_the_kernel_names_them() {
+        let names = [0, 1, 25, 26, 27, 701].map(device_path);
+        assert_eq!(names, ["/dev/vda", "/dev/vdb", "/dev/vdz", "/dev/vdaa", "/dev/vdab", "/dev/vdzz"]);
+    }
+}
