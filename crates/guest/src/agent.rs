@@ -37,6 +37,12 @@ use crate::{
 /// Bytes read at once from a stream.
 const SCRATCH: usize = limits::MAX_DATA;
 
+/// The most that one read of the port brings: the size of the kernel's buffers for it. A full one has more behind it.
+const PORT_BUFFER: usize = 4096;
+
+/// Reads of the port in one turn of the loop.
+const MAX_READS: usize = 16;
+
 /// Serves the host.
 pub(crate) struct Agent {
     link: Link,
@@ -108,8 +114,8 @@ impl Agent {
         loop {
             self.advance();
             self.link.flush(&mut self.mux).doing(|| "write to the host".to_owned())?;
-            for ready in self.wait().doing(|| "wait".to_owned())? {
-                self.react(ready)?;
+            for (ready, flags) in self.wait().doing(|| "wait".to_owned())? {
+                self.react(ready, flags)?;
             }
         }
     }
@@ -133,7 +139,7 @@ impl Agent {
     }
 
     /// Wait until there is something to do.
-    fn wait(&self) -> Result<Vec<Ready>, Errno> {
+    fn wait(&self) -> Result<Vec<(Ready, PollFlags)>, Errno> {
         let mut fds = vec![self.link.interest(&self.mux), PollFd::new(&self.reaper, PollFlags::IN)];
         let mut meanings = vec![Ready::Link, Ready::Children];
         for session in self.sessions.iter().filter(|session| !session.has_ended()) {
@@ -154,7 +160,8 @@ impl Agent {
             Ok(_) | Err(Errno::INTR) => {}
             Err(other) => return Err(other),
         }
-        Ok(fds.iter().zip(meanings).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, ready)| ready).collect())
+        let ready = meanings.into_iter().zip(fds.iter().map(PollFd::revents));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
     /// Until the next deadline.
@@ -169,12 +176,12 @@ impl Agent {
         Timespec::try_from(wait).ok()
     }
 
-    fn react(&mut self, ready: Ready) -> Result<(), AgentError> {
+    fn react(&mut self, ready: Ready, flags: PollFlags) -> Result<(), AgentError> {
         match ready {
             Ready::Link if self.link.is_alone() => self.greet().doing(|| "look for a host".to_owned())?,
             Ready::Link => self.listen()?,
             Ready::Children => self.bury(),
-            Ready::Input(id) => self.with_session(id, Session::input_is_ready),
+            Ready::Input(id) => self.with_session(id, |session, mux| session.input_is_ready(flags, mux)),
             Ready::Output(id, channel) => self.pump(id, channel),
             Ready::Drains => self.drains.drain(&mut self.scratch),
         }
@@ -192,20 +199,30 @@ impl Agent {
 
     /// Hear what the host says.
     fn listen(&mut self) -> Result<(), AgentError> {
-        let count = match self.link.receive(&mut self.scratch).doing(|| "read from the host".to_owned())? {
-            Received::Bytes(count) => count,
-            Received::Nothing => return Ok(()),
-            Received::HostLeft => {
-                for session in mem::take(&mut self.sessions) {
-                    self.cancel(session, None);
+        for _ in 0..MAX_READS {
+            let count = match self.link.receive(&mut self.scratch).doing(|| "read from the host".to_owned())? {
+                Received::Bytes(count) => count,
+                Received::Nothing => break,
+                Received::HostLeft => {
+                    self.forget_host();
+                    break;
                 }
-                self.endings.iter_mut().for_each(|ending| ending.id = None);
-                return Ok(());
+            };
+            let events = self.mux.receive(&self.scratch[..count])?;
+            events.into_iter().for_each(|event| self.obey(event));
+            if count < PORT_BUFFER {
+                break;
             }
-        };
-        let events = self.mux.receive(&self.scratch[..count])?;
-        events.into_iter().for_each(|event| self.obey(event));
+        }
         Ok(())
+    }
+
+    /// The host is gone, and with it everybody who waits for its programs.
+    fn forget_host(&mut self) {
+        for session in mem::take(&mut self.sessions) {
+            self.cancel(session, None);
+        }
+        self.endings.iter_mut().for_each(|ending| ending.id = None);
     }
 
     fn obey(&mut self, event: Event) {

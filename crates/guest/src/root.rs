@@ -30,9 +30,10 @@ const UPPER_OPTIONS: &CStr = c"noinit_itable,discard,nobarrier";
 
 /// - `redirect_dir`: a folder of the image can be renamed, instead of failing with `EXDEV`.
 /// - `metacopy=off`: a file's data never hides in a layer below the one that has its attributes.
+/// - `xino=on`: all files have one device number, so that `find -xdev` and `tar --one-file-system` see one file system.
 /// - `volatile`: `fsync` does not wait for a disk that nobody reads after the sandbox.
 const OVERLAY_OPTIONS: &CStr =
-    c"lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,metacopy=off,volatile";
+    c"lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,metacopy=off,xino=on,volatile";
 
 /// Folders that programs take for granted, should the image lack them.
 const EXPECTED: [(&str, u32); 2] = [("/tmp", 0o1777), ("/run", 0o755)];

@@ -68,9 +68,13 @@ impl Session {
         self.terminal.is_none().then(|| (input.fd(), PollFlags::empty()))
     }
 
-    /// The kernel has something to say about what [`Session::input_interest`] returned.
-    pub(crate) fn input_is_ready(&mut self, mux: &mut Mux) {
-        if self.input.as_ref().is_some_and(Sink::is_waiting) { self.flush_input(mux) } else { self.refuse_input(mux) }
+    /// The kernel has something to say about what [`Session::input_interest`] returned. What was waiting then may have been
+    /// written meanwhile.
+    pub(crate) fn input_is_ready(&mut self, flags: PollFlags, mux: &mut Mux) {
+        self.flush_input(mux);
+        if flags.contains(PollFlags::ERR) && self.input.as_ref().is_some_and(|input| !input.is_waiting()) {
+            self.refuse_input(mux);
+        }
     }
 
     /// The program's outputs that can be read now.

@@ -25,5 +25,8 @@ pub const MAX_SESSIONS: usize = 256;
 /// Bytes that may be under way on one channel of one session before its receiver grants more.
 pub const WINDOW: u32 = 256 * 1024;
 
+/// Bytes that a receiver deals with before it grants them anew: a frame for every small read would cost more than it moves.
+pub const GRANT: u32 = WINDOW / 4;
+
 /// Bytes waiting to be written to the stream above which a sender should take no more from its sources.
 pub const OUTPUT_HIGH_WATER: usize = 512 * 1024;

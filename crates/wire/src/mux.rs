@@ -1,6 +1,9 @@
 //! The protocol's state machine, free of I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -70,6 +73,8 @@ pub enum WireError {
 struct Flow {
     /// Bytes that may still be sent (sender) or may still arrive (receiver).
     credit: u32,
+    /// Bytes dealt with for which no `Credit` was sent yet (receiver).
+    owed: u32,
     /// `Eof` or `Stop` has ended it.
     closed: bool,
 }
@@ -86,7 +91,7 @@ struct Session {
 impl Session {
     const fn new() -> Self {
         Self {
-            channels: [Flow { credit: limits::WINDOW, closed: false }; 3],
+            channels: [Flow { credit: limits::WINDOW, owed: 0, closed: false }; 3],
             ending: false,
             notes_left: limits::MAX_GUEST_NOTES,
         }
@@ -262,13 +267,16 @@ impl Mux {
         })
     }
 
-    /// Grant the peer `count` more bytes on `channel`: that many of what arrived have been dealt with.
+    /// Grant the peer `count` more bytes on `channel`: that many of what arrived have been dealt with. The peer is told
+    /// when it is worth a frame, [`limits::GRANT`].
     pub fn grant(&mut self, id: SessionId, channel: Channel, count: u32) {
         let Some(session) = self.sessions.get_mut(&id.0) else { return };
         let flow = &mut session.channels[channel as usize];
-        flow.credit = flow.credit.saturating_add(count).min(limits::WINDOW);
-        if !flow.closed && !session.ending {
-            self.put(Kind::Credit, channel, id.0, &count.to_le_bytes());
+        flow.owed = flow.owed.saturating_add(count).min(limits::WINDOW - flow.credit);
+        if flow.owed >= limits::GRANT && !flow.closed && !session.ending {
+            let more = mem::take(&mut flow.owed);
+            flow.credit += more;
+            self.put(Kind::Credit, channel, id.0, &more.to_le_bytes());
         }
     }
 
