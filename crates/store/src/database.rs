@@ -92,7 +92,17 @@ impl Database {
         transaction(&mut self.connection, changes).map_err(|abort| explain(&self.path, abort))
     }
 
-    /// Read every page and say what is wrong with it, if anything.
+    /// As [`Self::read`], for those who conclude something from a row that is not there: every page is looked at
+    /// first, because SQLite itself does not notice one that lost its rows.
+    pub(crate) fn read_checked<T>(
+        &self,
+        queries: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.check()?;
+        self.read(queries)
+    }
+
+    /// Read every page and compare tables with their indexes.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         check(&self.connection, &self.path).map_err(|abort| explain(&self.path, abort))
     }

@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use matchlock_model::{PhaseError, SandboxId};
 use thiserror::Error;
 
+use crate::{ProcessError, UndoError};
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -33,6 +35,15 @@ pub enum StoreError {
     #[error("cannot write {path}", path = path.display())]
     NotWritable {
         /// What could not be written.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder or file could not be read.
+    #[error("cannot read {path}", path = path.display())]
+    Unreadable {
+        /// What could not be read.
         path: PathBuf,
         /// Why.
         #[source]
@@ -67,6 +78,12 @@ pub enum StoreError {
     /// The sandbox still owns resources, so its record must stay.
     #[error("VM {0} still owns resources (`matchlock gc {0}` says which)")]
     Unreleased(SandboxId),
+    /// Whether a supervisor lives cannot be found out.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A sandbox's folder cannot be removed.
+    #[error("cannot remove")]
+    Undo(#[source] UndoError),
     /// The life of a sandbox has no such step.
     #[error(transparent)]
     Phase(#[from] PhaseError),

@@ -190,7 +190,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
     pub fn list(&self) -> Result<Vec<SavedImage>, StoreError> {
-        let mut images = self.database.read(|connection| {
+        let mut images = self.database.read_checked(|connection| {
             let mut rows = connection.prepare_cached("SELECT * FROM images")?;
             let images = rows.query_map((), saved_image)?;
             images.map(|image| with_layers(connection, image?)).collect::<rusqlite::Result<Vec<_>>>()
@@ -218,7 +218,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
     pub fn referenced(&self) -> Result<Referenced, StoreError> {
-        self.database.read(|connection| {
+        self.database.read_checked(|connection| {
             let mut layers = connection.prepare("SELECT digest FROM layer_refs WHERE ref_count > 0")?;
             let mut rootfs = connection.prepare("SELECT rootfs_path FROM images")?;
             Ok(Referenced {

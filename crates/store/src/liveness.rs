@@ -220,7 +220,7 @@ mod tests {
     fn grace_is_given_and_ends() {
         use std::{io::Read, os::unix::process::ExitStatusExt};
         let (mut polite, identity) = child("sleep", &["60"]);
-        end(&identity, Duration::from_secs(60)).unwrap();
+        end(&identity, Duration::from_mins(1)).unwrap();
         assert_eq!(polite.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
 
         let deaf = "trap '' TERM; echo deaf; exec sleep 60";

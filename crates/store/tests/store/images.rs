@@ -1,13 +1,13 @@
 //! The image database on real files.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::path::PathBuf;
 
 use matchlock_model::{CacheLayout, Digest, ImageConfig};
 use matchlock_store::{Image, ImageStore, Layer, LayerFormat, Scope, Source};
 use rusqlite::Connection;
 use tempfile::TempDir;
+
+use crate::support::tables;
 
 fn home() -> (TempDir, CacheLayout) {
     let home = tempfile::tempdir().unwrap();
@@ -92,23 +92,10 @@ fn the_documented_query_works_in_another_program() {
 fn the_tables_are_the_documented_ones() {
     let (_home, layout) = home();
     ImageStore::open(&layout).unwrap();
-    insta::assert_snapshot!(columns_of(&Connection::open(layout.image_database()).unwrap()), @r"
+    insta::assert_snapshot!(tables(&layout.image_database()), @r"
     image_layers: scope TEXT not null pk1, tag TEXT not null pk2, ordinal INTEGER not null pk3, digest TEXT not null, fs_type TEXT not null = 'erofs', size INTEGER not null = 0
     images: scope TEXT not null pk1, tag TEXT not null pk2, digest TEXT, size INTEGER not null = 0, created_at TEXT not null, source TEXT, rootfs_path TEXT not null, oci_json TEXT, updated_at TEXT not null
     layer_refs: digest TEXT not null pk1, fs_type TEXT not null = 'erofs' pk2, ref_count INTEGER not null = 0, size INTEGER not null = 0, updated_at TEXT not null
     schema_migrations: module TEXT not null pk1, version INTEGER not null pk2, name TEXT not null, applied_at TEXT not null
     ");
-}
-
-/// One line per table: its columns in order, with type and constraints.
-fn columns_of(connection: &Connection) -> String {
-    let mut rows = connection
-        .prepare(
-            "SELECT m.name || ': ' || group_concat(p.name || ' ' || p.type || iif(p.\"notnull\", ' not null', '')
-                || iif(p.dflt_value IS NULL, '', ' = ' || p.dflt_value) || iif(p.pk, ' pk' || p.pk, ''), ', ')
-             FROM sqlite_schema m, pragma_table_info(m.name) p WHERE m.type = 'table' GROUP BY m.name ORDER BY m.name",
-        )
-        .unwrap();
-    let lines: Vec<String> = rows.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    lines.join("\n")
 }

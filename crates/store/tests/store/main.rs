@@ -1,0 +1,10 @@
+//! The store on real files, with several processes, crashes and damage.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod damage;
+mod images;
+mod reconcile;
+mod sandboxes;
+mod support;
+mod undo;

@@ -1,0 +1,193 @@
+//! Reconciling after a supervisor was killed, beside living ones, and without a row.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use matchlock_model::{Phase, ProcessIdentity, SandboxId, StateLayout};
+use matchlock_store::{
+    Action, Reconciled, Released, SandboxStore, Status, StoreError, claim_folder, identity_of, is_alive, move_aside,
+};
+
+use crate::support::{another_process, home, id, idle, register, register_for};
+
+/// A supervisor in a process of its own, stopped between two steps of its life.
+struct Supervisor {
+    process: Child,
+    go_on: ChildStdin,
+    _output: BufReader<ChildStdout>,
+    /// What it has started in the place of a virtual machine.
+    vmm: Option<ProcessIdentity>,
+}
+
+/// A supervisor that was let take `steps` steps, or all it has.
+fn supervisor(layout: &StateLayout, steps: usize) -> Supervisor {
+    let home = layout.root().parent().unwrap();
+    let mut process =
+        another_process("reconcile::lives_a_life", home).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut go_on = process.stdin.take().unwrap();
+    let mut vmm = None;
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    // The first line of the test harness ends in the first of ours.
+    for line in output.by_ref().lines().map(Result::unwrap).filter(|line| line.contains("step ")).take(steps + 1) {
+        if let Some((_, pid)) = line.split_once("step vmm ") {
+            vmm = identity_of(pid.parse().unwrap()).unwrap();
+        }
+        writeln!(go_on).ok();
+    }
+    Supervisor { process, go_on, _output: output, vmm }
+}
+
+#[test]
+#[ignore = "started by another test in a process of its own"]
+fn lives_a_life() {
+    let layout = StateLayout::new(std::env::var_os("TEST_HOME").unwrap().as_ref());
+    let wait = |what: String| {
+        println!("step {what}");
+        assert_ne!(std::io::stdin().read_line(&mut String::new()).unwrap(), 0, "the test is over");
+    };
+    let vm = layout.vm(&id(1));
+    wait("begin".to_owned());
+    let mut store = SandboxStore::open(&layout).unwrap();
+    wait("open".to_owned());
+    register(&mut store, &id(1), &[Action::RemoveDir { path: vm.dir().to_owned() }]).unwrap();
+    wait("register".to_owned());
+    let claim = claim_folder(vm.dir()).unwrap();
+    wait("claim".to_owned());
+    store.push_undo(&id(1), &Action::RemoveFile { path: vm.upper() }).unwrap();
+    wait("push".to_owned());
+    fs::write(vm.upper(), "disk").unwrap();
+    wait("upper".to_owned());
+    store.advance(&id(1), &[Phase::Created, Phase::Starting], |_| {}).unwrap();
+    let mut vmm = Command::new("sleep").arg("300").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let process = identity_of(vmm.id().try_into().unwrap()).unwrap().unwrap();
+    store.push_undo(&id(1), &Action::EndProcess { process }).unwrap();
+    wait(format!("vmm {}", vmm.id()));
+    store.advance(&id(1), &[Phase::Running], |_| {}).unwrap();
+    wait("running".to_owned());
+    store.advance(&id(1), &[Phase::Stopping], |_| {}).unwrap();
+    wait("stopping".to_owned());
+    for owed in store.owed(&id(1)).unwrap() {
+        let _ = owed.action.perform(&[&layout.vms()]);
+        wait(format!("undone {}", owed.seq));
+    }
+    store.release(&id(1)).unwrap();
+    vmm.wait().unwrap();
+    wait("released".to_owned());
+    store.discard(&id(1)).unwrap();
+    drop(claim);
+    println!("step end");
+}
+
+#[test]
+fn a_supervisor_killed_between_any_two_steps_leaves_nothing_after_gc_and_prune() {
+    const STEPS: usize = 14;
+    for steps in 0..STEPS {
+        let (_home, layout) = home();
+        let mut supervisor = supervisor(&layout, steps);
+        supervisor.process.kill().unwrap();
+        supervisor.process.wait().unwrap();
+
+        let mut store = SandboxStore::open(&layout).unwrap();
+        let before = store.list().unwrap();
+        assert!(before.iter().all(|sandbox| sandbox.status != Status::Running), "after {steps} steps: {before:?}");
+        for report in store.reconcile_all(false).unwrap() {
+            let Reconciled::Released(Released { failed, .. }) = report.reconciled else { panic!("it is dead") };
+            assert!(failed.is_empty(), "after {steps} steps: {failed:?}");
+        }
+        assert!(supervisor.vmm.is_none_or(|vmm| !is_alive(&vmm).unwrap()), "after {steps} steps");
+        assert!(!layout.vm(&id(1)).dir().exists(), "after {steps} steps");
+
+        for report in store.reconcile_all(false).unwrap() {
+            assert!(
+                matches!(report.reconciled, Reconciled::Released(r) if r.cleaned.is_empty() && r.failed.is_empty())
+            );
+        }
+        for sandbox in store.list().unwrap() {
+            store.remove(&sandbox.id).unwrap();
+        }
+        assert!(store.list().unwrap().is_empty());
+        assert_eq!(before.len(), usize::from((2..STEPS - 1).contains(&steps)), "after {steps} steps");
+        drop(supervisor.go_on);
+    }
+}
+
+#[test]
+fn a_living_sandbox_is_left_alone_unless_ending_it_was_asked_for() {
+    let (_home, layout) = home();
+    let mut supervisor = supervisor(&layout, 7);
+    let vmm = supervisor.vmm.take().unwrap();
+    let mut store = SandboxStore::open(&layout).unwrap();
+    let [report] = &store.reconcile_all(false).unwrap()[..] else { panic!("one sandbox") };
+    assert!(matches!(report.reconciled, Reconciled::Running));
+    assert!(matches!(store.remove(&id(1)), Err(StoreError::Running(_))));
+    assert!(is_alive(&vmm).unwrap() && layout.vm(&id(1)).upper().exists());
+
+    let [report] = &store.reconcile_all(true).unwrap()[..] else { panic!("one sandbox") };
+    let Reconciled::Released(released) = &report.reconciled else { panic!("it was to be ended") };
+    let end = format!("process_end:{}", vmm.pid);
+    assert_eq!(released.cleaned, ["dir_remove:vm-00000001", "file_remove:upper.ext4", end.as_str()]);
+    supervisor.process.wait().unwrap();
+    assert!(!is_alive(&vmm).unwrap() && !layout.vm(&id(1)).dir().exists());
+}
+
+#[test]
+fn folders_without_a_row_are_removed_unless_a_supervisor_holds_them() {
+    let (_home, layout) = home();
+    let mut store = SandboxStore::open(&layout).unwrap();
+    assert!(store.reconcile_all(false).unwrap().is_empty());
+    let claim = claim_folder(layout.vm(&id(1)).dir()).unwrap();
+    fs::create_dir_all(layout.vm(&id(2)).dir().join("logs")).unwrap();
+    fs::create_dir_all(layout.vms().join("not-an-id")).unwrap();
+    fs::write(layout.vms().join("state.db"), "of an older version").unwrap();
+    register(&mut store, &id(3), &[]).unwrap();
+    fs::create_dir(layout.vm(&id(3)).dir()).unwrap();
+
+    let mut seen: Vec<(SandboxId, bool)> = store
+        .reconcile_all(false)
+        .unwrap()
+        .into_iter()
+        .map(|report| (report.id, matches!(report.reconciled, Reconciled::Running)))
+        .collect();
+    seen.sort();
+    assert_eq!(seen, [(id(1), true), (id(2), false), (id(3), true)]);
+    assert!(!layout.vm(&id(2)).dir().exists());
+    assert!(layout.vm(&id(1)).dir().exists() && layout.vm(&id(3)).dir().exists());
+    assert!(layout.vms().join("not-an-id").exists() && layout.vms().join("state.db").exists());
+
+    drop(claim);
+    store.reconcile_all(false).unwrap();
+    assert!(!layout.vm(&id(1)).dir().exists());
+}
+
+#[test]
+fn a_database_moved_aside_under_a_living_sandbox_does_not_cost_its_folder() {
+    let (_home, layout) = home();
+    let mut supervisor = supervisor(&layout, 4);
+    move_aside(&layout.database()).unwrap();
+    let mut store = SandboxStore::open(&layout).unwrap();
+    let [report] = &store.reconcile_all(true).unwrap()[..] else { panic!("one folder") };
+    assert!(matches!(report.reconciled, Reconciled::Running));
+    supervisor.process.kill().unwrap();
+    supervisor.process.wait().unwrap();
+    store.reconcile_all(false).unwrap();
+    assert!(!layout.vm(&id(1)).dir().exists());
+}
+
+#[test]
+fn a_held_folder_speaks_for_a_supervisor_that_cannot_be_seen() {
+    let (_home, layout) = home();
+    let mut store = SandboxStore::open(&layout).unwrap();
+    let (mut child, mut elsewhere) = idle();
+    elsewhere.start_time += 1;
+    register_for(&mut store, &id(1), &elsewhere, &[]).unwrap();
+    let claim = claim_folder(layout.vm(&id(1)).dir()).unwrap();
+    assert_eq!(store.get(&id(1)).unwrap().status, Status::Running);
+    assert!(matches!(store.reconcile(&id(1), true), Err(StoreError::Running(_))));
+    drop(claim);
+    assert_eq!(store.get(&id(1)).unwrap().status, Status::Crashed);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
