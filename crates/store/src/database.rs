@@ -118,10 +118,20 @@ fn transaction<T>(
     Ok(value)
 }
 
-/// Read every page of a database and its indexes.
+/// Read every page of a database, compare tables with their indexes, and see that no page is cut: SQLite reads what is
+/// missing of one as zeros.
 pub(crate) fn check(connection: &Connection, path: &Path) -> Result<(), Abort> {
+    let damaged = |detail| Abort::from(StoreError::Damaged { path: path.to_owned(), detail });
     let finding: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
-    if finding == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), detail: finding }.into()) }
+    if finding != "ok" {
+        return Err(damaged(finding));
+    }
+    let page_size: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let length = std::fs::metadata(path).map_err(|error| damaged(error.to_string()))?.len();
+    if !length.is_multiple_of(page_size) {
+        return Err(damaged(format!("its {length} bytes are not whole pages of {page_size}")));
+    }
+    Ok(())
 }
 
 /// Put a database that cannot be used out of the way, with what SQLite keeps beside it, and say where it is now.

@@ -21,7 +21,14 @@ use crate::StoreError;
 /// The supervisor's hold on its sandbox's folder, for as long as it lives.
 #[derive(Debug)]
 pub struct FolderClaim {
-    _folder: File,
+    folder: File,
+}
+
+impl Drop for FolderClaim {
+    fn drop(&mut self) {
+        // Closing alone would leave it to a child that another thread has forked and that has not executed yet.
+        let _ = flock(&self.folder, FlockOperation::Unlock);
+    }
 }
 
 /// Make the folder of a registered sandbox, readable by its owner only, and hold it.
@@ -39,7 +46,7 @@ pub fn claim_folder(path: &Path) -> Result<FolderClaim, StoreError> {
         // Whoever asks whether it is held lets go at once.
         .and_then(|folder| Ok(flock(&folder, FlockOperation::LockExclusive).map(|()| folder)?));
     let folder = made.map_err(|source| StoreError::NotWritable { path: path.to_owned(), source })?;
-    Ok(FolderClaim { _folder: folder })
+    Ok(FolderClaim { folder })
 }
 
 /// Does a living supervisor hold this folder? One that does not exist is held by nobody.

@@ -77,7 +77,7 @@ pub fn is_alive(process: &ProcessIdentity) -> Result<bool, ProcessError> {
 /// # Errors
 /// [`ProcessError::Refused`] if the kernel does not let this user signal it.
 pub fn signal(process: &ProcessIdentity, signal: Signal) -> Result<bool, ProcessError> {
-    match open(process)? {
+    match open_process(process)? {
         Some(pidfd) => send(process, &pidfd, signal),
         None => Ok(false),
     }
@@ -88,7 +88,7 @@ pub fn signal(process: &ProcessIdentity, signal: Signal) -> Result<bool, Process
 /// # Errors
 /// [`ProcessError`] if it may not be signalled or does not go.
 pub fn end(process: &ProcessIdentity, grace: Duration) -> Result<bool, ProcessError> {
-    let Some(pidfd) = open(process)? else { return Ok(false) };
+    let Some(pidfd) = open_process(process)? else { return Ok(false) };
     if !grace.is_zero() && (!send(process, &pidfd, Signal::TERM)? || ended(process, &pidfd, grace)?) {
         return Ok(true);
     }
@@ -98,8 +98,11 @@ pub fn end(process: &ProcessIdentity, grace: Duration) -> Result<bool, ProcessEr
     Ok(true)
 }
 
-/// A descriptor of exactly this process, if it still runs.
-fn open(process: &ProcessIdentity) -> Result<Option<OwnedFd>, ProcessError> {
+/// A pidfd of exactly this process, if it still runs: readable once it has ended.
+///
+/// # Errors
+/// [`ProcessError::Refused`] if the kernel does not let this user watch it.
+pub fn open_process(process: &ProcessIdentity) -> Result<Option<OwnedFd>, ProcessError> {
     let Some(pid) = Some(process.pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else { return Ok(None) };
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(is_alive(process)?.then_some(pidfd)),

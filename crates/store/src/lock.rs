@@ -21,7 +21,14 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub(crate) struct InitLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for InitLock {
+    fn drop(&mut self) {
+        // Closing alone would leave it to a child that another thread has forked and that has not executed yet.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl InitLock {
@@ -37,7 +44,7 @@ impl InitLock {
         let file = open.map_err(not_writable)?;
 
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Self { _file: file }),
+            Ok(()) => return Ok(Self { file }),
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(not_writable(errno.into())),
         }
@@ -48,7 +55,7 @@ impl InitLock {
             let _ = locked.send(outcome.map(|()| file));
         });
         match wait.recv_timeout(deadline) {
-            Ok(Ok(file)) => Ok(Self { _file: file }),
+            Ok(Ok(file)) => Ok(Self { file }),
             Ok(Err(errno)) => Err(not_writable(errno.into())),
             Err(_) => Err(StoreError::Busy { path: path.clone(), seconds: deadline.as_secs() }),
         }

@@ -77,20 +77,20 @@ fn a_damaged_page_is_never_half_a_list() {
     empty_leaf[0] = 0x0d;
     empty_leaf[5..7].copy_from_slice(&u16::try_from(page_size).unwrap().to_be_bytes());
 
-    let mut damages = Vec::new();
+    let mut variants = Vec::new();
     for page in 0..pages {
         for content in [vec![0; page_size], vec![0xff; page_size], empty_leaf.clone()] {
             let mut damaged = whole.clone();
             damaged[page * page_size..][..page_size].copy_from_slice(&content);
-            damages.push((format!("page {page}"), damaged));
+            variants.push((format!("page {page}"), damaged));
         }
     }
     // SQLite takes none and one byte for an empty database.
     for length in [2, 100, page_size, page_size * 2, whole.len() - page_size, whole.len() - 1] {
-        damages.push((format!("cut to {length} bytes"), whole[..length].to_vec()));
+        variants.push((format!("cut to {length} bytes"), whole[..length].to_vec()));
     }
     let mut noticed = 0;
-    for (what, damaged) in &damages {
+    for (what, damaged) in &variants {
         fs::write(layout.database(), damaged).unwrap();
         match SandboxStore::open(&layout).and_then(|mut store| store.list()) {
             Err(StoreError::Damaged { .. }) => noticed += 1,
@@ -99,7 +99,7 @@ fn a_damaged_page_is_never_half_a_list() {
             other => panic!("{what}, and then: {other:?}"),
         }
     }
-    assert!(noticed > damages.len() * 9 / 10, "{noticed} of {}", damages.len());
+    assert!(noticed > variants.len() * 9 / 10, "{noticed} of {}", variants.len());
     fs::write(layout.database(), &whole).unwrap();
     assert_eq!(SandboxStore::open(&layout).unwrap().list().unwrap(), all);
 }

@@ -22,7 +22,7 @@ struct Supervisor {
     vmm: Option<ProcessIdentity>,
 }
 
-/// A supervisor that was let take `steps` steps, or all it has.
+/// A supervisor that was let take `steps` steps.
 fn supervisor(layout: &StateLayout, steps: usize) -> Supervisor {
     let home = layout.root().parent().unwrap();
     let mut process =
@@ -31,11 +31,14 @@ fn supervisor(layout: &StateLayout, steps: usize) -> Supervisor {
     let mut vmm = None;
     let mut output = BufReader::new(process.stdout.take().unwrap());
     // The first line of the test harness ends in the first of ours.
-    for line in output.by_ref().lines().map(Result::unwrap).filter(|line| line.contains("step ")).take(steps + 1) {
+    let said = output.by_ref().lines().map(Result::unwrap).filter(|line| line.contains("step "));
+    for (taken, line) in said.take(steps + 1).enumerate() {
         if let Some((_, pid)) = line.split_once("step vmm ") {
             vmm = identity_of(pid.parse().unwrap()).unwrap();
         }
-        writeln!(go_on).ok();
+        if taken < steps {
+            writeln!(go_on).unwrap();
+        }
     }
     Supervisor { process, go_on, _output: output, vmm }
 }
@@ -82,11 +85,19 @@ fn lives_a_life() {
 }
 
 #[test]
-fn a_supervisor_killed_between_any_two_steps_leaves_nothing_after_gc_and_prune() {
+fn a_supervisor_killed_anywhere_leaves_nothing_after_gc_and_prune() {
     const STEPS: usize = 14;
-    for steps in 0..STEPS {
+    // A real virtual machine dies with its supervisor until its row is written; the one here does not.
+    const BEFORE_VMM: usize = 5;
+    for (steps, in_the_next) in (0..STEPS).flat_map(|steps| [(steps, false), (steps, true)]) {
+        if in_the_next && (steps == BEFORE_VMM || steps == STEPS - 1) {
+            continue;
+        }
         let (_home, layout) = home();
         let mut supervisor = supervisor(&layout, steps);
+        if in_the_next {
+            writeln!(supervisor.go_on).unwrap();
+        }
         supervisor.process.kill().unwrap();
         supervisor.process.wait().unwrap();
 
@@ -109,8 +120,9 @@ fn a_supervisor_killed_between_any_two_steps_leaves_nothing_after_gc_and_prune()
             store.remove(&sandbox.id).unwrap();
         }
         assert!(store.list().unwrap().is_empty());
-        assert_eq!(before.len(), usize::from((2..STEPS - 1).contains(&steps)), "after {steps} steps");
-        drop(supervisor.go_on);
+        if !in_the_next {
+            assert_eq!(before.len(), usize::from((2..STEPS - 1).contains(&steps)), "after {steps} steps");
+        }
     }
 }
 
