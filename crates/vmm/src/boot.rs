@@ -1,0 +1,174 @@
+//! From a [`Machine`] to a guest that answers: the one place that decides about accelerators and second attempts.
+//!
+//! Invariant: when [`boot`] returns, either a guest is ready, or no process of an attempt is left.
+
+use std::{future::Future, os::unix::net::UnixStream, time::Duration};
+
+use thiserror::Error;
+
+use crate::{
+    Running, Vmm,
+    accel::{self, Accelerator, Fallback, Policy},
+    machine::Machine,
+    running::Exit,
+};
+
+/// How long a guest may take to be ready, for each way of running it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Under KVM: half a second is usual, so more than this means that it does not run at all.
+    pub kvm: Duration,
+    /// Under emulation: two to three seconds are usual, several times that on a busy host.
+    pub tcg: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { kvm: Duration::from_secs(10), tcg: Duration::from_secs(40) }
+    }
+}
+
+/// Attempts under emulation: an emulated kernel's calibration of its timers can fail on a busy host.
+const TCG_ATTEMPTS: usize = 3;
+
+/// A guest that is ready.
+#[derive(Debug)]
+pub struct Booted<T> {
+    /// Its machine.
+    pub running: Running,
+    /// What the readiness check made of its control link.
+    pub ready: T,
+    /// What runs it.
+    pub accelerator: Accelerator,
+    /// Why that is not KVM, if it is not and might have been.
+    pub fallback: Option<Fallback>,
+}
+
+/// Why no guest is ready.
+#[derive(Debug, Error)]
+pub enum BootError<V: std::error::Error + 'static, R: std::error::Error + 'static> {
+    /// KVM was demanded, and cannot be used.
+    #[error("KVM cannot be used")]
+    NoKvm(#[source] Fallback),
+    /// The VMM cannot be started.
+    #[error(transparent)]
+    Vmm(V),
+    /// The machine ended before its guest was ready.
+    #[error("the guest did not start: {0}")]
+    Ended(Box<Exit>),
+    /// The guest is there, and said something wrong.
+    #[error("the guest did not start")]
+    Ready(#[source] R),
+    /// It never answered.
+    #[error("the guest was not ready within {seconds} seconds in {attempts} attempts: {last_line}")]
+    NotReady {
+        /// Deadline of one attempt.
+        seconds: u64,
+        /// How many there were.
+        attempts: usize,
+        /// The last line on its console.
+        last_line: String,
+    },
+}
+
+/// Start `machine` until its guest is ready, which `ready` decides over the control link.
+///
+/// # Errors
+/// [`BootError`].
+pub async fn boot<V, T, R, F>(
+    vmm: &V,
+    machine: &Machine,
+    policy: Policy,
+    deadlines: Deadlines,
+    ready: impl Fn(UnixStream) -> F,
+) -> Result<Booted<T>, BootError<V::Error, R>>
+where
+    V: Vmm,
+    R: std::error::Error + 'static,
+    F: Future<Output = Result<T, R>>,
+{
+    let kvm = match policy {
+        Policy::Only(Accelerator::Tcg) => None,
+        Policy::Only(Accelerator::Kvm) | Policy::Auto => Some(accel::kvm()),
+    };
+    let mut fallback = None;
+    match kvm {
+        Some(Ok(())) => match attempt(vmm, machine, Accelerator::Kvm, deadlines.kvm, &ready).await? {
+            Attempt::Ready(running, ready) => {
+                return Ok(Booted { running, ready, accelerator: Accelerator::Kvm, fallback: None });
+            }
+            Attempt::Ended(exit) => fallback = Some(Fallback::Ended(exit.to_string())),
+            Attempt::Silent(_) => fallback = Some(Fallback::NotReady(deadlines.kvm.as_secs())),
+        },
+        Some(Err(reason)) => fallback = Some(reason),
+        None => {}
+    }
+    if let (Policy::Only(Accelerator::Kvm), Some(reason)) = (policy, &fallback) {
+        return Err(BootError::NoKvm(reason.clone()));
+    }
+    let mut last_line = String::new();
+    for _ in 0..TCG_ATTEMPTS {
+        match attempt(vmm, machine, Accelerator::Tcg, deadlines.tcg, &ready).await? {
+            Attempt::Ready(running, ready) => {
+                return Ok(Booted { running, ready, accelerator: Accelerator::Tcg, fallback });
+            }
+            // Not a matter of luck: a missing file, a panic.
+            Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit))),
+            Attempt::Silent(exit) => {
+                tracing::warn!("the guest was not ready in time: {exit}");
+                last_line = exit.last_console_line().unwrap_or_else(|| "nothing on its console".to_owned());
+            }
+        }
+    }
+    Err(BootError::NotReady { seconds: deadlines.tcg.as_secs(), attempts: TCG_ATTEMPTS, last_line })
+}
+
+enum Attempt<T> {
+    Ready(Running, T),
+    Ended(Exit),
+    Silent(Exit),
+}
+
+async fn attempt<V, T, R, F>(
+    vmm: &V,
+    machine: &Machine,
+    accelerator: Accelerator,
+    deadline: Duration,
+    ready: impl Fn(UnixStream) -> F,
+) -> Result<Attempt<T>, BootError<V::Error, R>>
+where
+    V: Vmm,
+    R: std::error::Error + 'static,
+    F: Future<Output = Result<T, R>>,
+{
+    let mut running = vmm.start(machine, accelerator).await.map_err(BootError::Vmm)?;
+    let Some(control) = running.take_control() else { unreachable!("a fresh machine has its link") };
+    let outcome = tokio::select! {
+        // First, because a link that breaks means mostly that the machine has ended, and that says more.
+        biased;
+        exit = running.exited() => Err(exit),
+        outcome = tokio::time::timeout(deadline, ready(control)) => Ok(outcome),
+    };
+    let ended = |exit: std::io::Result<Exit>| {
+        exit.unwrap_or_else(|e| Exit {
+            process: crate::ProcessEnd::Signal(0),
+            errors: e.to_string(),
+            console: String::new(),
+        })
+    };
+    match outcome {
+        Ok(Ok(Ok(value))) => Ok(Attempt::Ready(running, value)),
+        Ok(Ok(Err(wrong))) => {
+            // The link can break a moment before the process is gone.
+            match tokio::time::timeout(LAST_WORDS, running.exited()).await {
+                Ok(exit) => Ok(Attempt::Ended(ended(exit))),
+                Err(_) => Err(BootError::Ready(wrong)),
+            }
+        }
+        Ok(Err(_)) => Ok(Attempt::Silent(ended(running.kill().await))),
+        Err(exit) => Ok(Attempt::Ended(ended(exit))),
+    }
+}
+
+/// How long a machine whose link broke may take to be gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);

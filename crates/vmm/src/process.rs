@@ -1,0 +1,216 @@
+//! A VMM's process: how it is started so that it cannot outlive us, watched, and ended.
+//!
+//! The parent-death signal that ends it with us is sent when the *thread* that started it ends (prctl(2),
+//! `PR_SET_PDEATHSIG`), so all are started from one thread that lives as long as this process. Invariants: a process
+//! that was started here is gone when this one is, however this one ends; and when its [`Process`] is dropped.
+
+#![expect(unsafe_code, reason = "the child prepares itself between fork and exec")]
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command},
+    sync::{LazyLock, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_open,
+        pidfd_send_signal, set_parent_process_death_signal, setrlimit, waitid,
+    },
+    thread::set_no_new_privs,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEnd {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl std::fmt::Display for ProcessEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(number) => write!(f, "signal {number}"),
+        }
+    }
+}
+
+/// A running child. Dropping it kills it and waits until it is gone.
+pub(crate) struct Process {
+    pid: i32,
+    pidfd: AsyncFd<OwnedFd>,
+    end: Mutex<Option<ProcessEnd>>,
+}
+
+impl Process {
+    /// Start `command`: in a process group of its own, so that a terminal's Ctrl-C does not reach it; without the means
+    /// to gain privileges or to leave a memory image; to be killed by the kernel when this process ends.
+    pub(crate) async fn start(command: Command) -> io::Result<Self> {
+        let child = on_long_lived_thread(move || spawn(command)).await??;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        // Not reaped yet, so the pid is certainly the child's.
+        let raw = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        // SAFETY: an `OwnedFd` names one open descriptor all its life, and here it lives as long as its registration.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+        Ok(Self { pid, pidfd, end: Mutex::new(None) })
+    }
+
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Wait until it has ended. May be asked again, and by several at once.
+    pub(crate) async fn ended(&self) -> io::Result<ProcessEnd> {
+        let _ready = self.pidfd.readable().await?;
+        self.reap()
+    }
+
+    /// Ask it to end, and kill it if it has not after `patience`.
+    pub(crate) async fn quit(&self, patience: Duration) -> io::Result<ProcessEnd> {
+        self.signal(Signal::TERM)?;
+        match tokio::time::timeout(patience, self.ended()).await {
+            Ok(end) => end,
+            Err(_) => self.kill().await,
+        }
+    }
+
+    pub(crate) async fn kill(&self) -> io::Result<ProcessEnd> {
+        self.signal(Signal::KILL)?;
+        self.ended().await
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.fd(), signal) {
+            // It has ended, which is as good.
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
+    }
+
+    /// Wait for the end without giving up the thread, and take the zombie away.
+    fn reap(&self) -> io::Result<ProcessEnd> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = *end {
+            return Ok(known);
+        }
+        let status = loop {
+            match waitid(WaitId::PidFd(self.fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                outcome => break outcome?,
+            }
+        };
+        let status = status.ok_or_else(|| io::Error::other("no exit status"))?;
+        let how = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => ProcessEnd::Code(code),
+            (None, signal) => ProcessEnd::Signal(signal.unwrap_or_default()),
+        };
+        Ok(*end.insert(how))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A process that has ended and was reaped refuses both, which is fine.
+        let _ = self.signal(Signal::KILL);
+        let _ = self.reap();
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Run `work` on the one thread that starts processes and never ends.
+async fn on_long_lived_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    static THREAD: LazyLock<io::Result<mpsc::Sender<Job>>> = LazyLock::new(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let serve = move || jobs.into_iter().for_each(|job| job());
+        std::thread::Builder::new().name("vmm-starter".into()).spawn(serve).map(|_| sender)
+    });
+    let jobs = THREAD.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
+    let (answer, answered) = oneshot::channel();
+    let gone = || io::Error::other("the thread that starts machines has ended");
+    let job: Job = Box::new(move || drop(answer.send(work())));
+    jobs.send(job).map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())
+}
+
+fn spawn(mut command: Command) -> io::Result<Child> {
+    let parent = getpid();
+    command.process_group(0);
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Without this, a parent that ended before the line above would be missed.
+        if getppid() != Some(parent) {
+            return Err(Errno::SRCH.into());
+        }
+        set_no_new_privs(true)?;
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        Ok(())
+    };
+    // SAFETY: the closure only makes system calls, allocates nothing and takes no lock, as code between fork and exec
+    // in a program with threads must.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_by_everyone_who_asks() {
+        let process = Process::start(sh("exit 7")).await.unwrap();
+        assert_eq!(process.ended().await.unwrap(), ProcessEnd::Code(7));
+        assert_eq!(process.ended().await.unwrap(), ProcessEnd::Code(7));
+        assert_eq!(process.kill().await.unwrap(), ProcessEnd::Code(7));
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_listen_is_killed() {
+        let (mut listens, stdout) = io::pipe().unwrap();
+        let mut deaf = sh("trap '' TERM; echo deaf; while :; do sleep 1; done");
+        deaf.stdout(stdout);
+        let process = Process::start(deaf).await.unwrap();
+        io::Read::read_exact(&mut listens, &mut [0; 5]).unwrap();
+        assert_eq!(process.quit(Duration::from_millis(100)).await.unwrap(), ProcessEnd::Signal(9));
+        let polite = Process::start(sh("while :; do :; done")).await.unwrap();
+        assert_eq!(polite.quit(Duration::from_secs(20)).await.unwrap(), ProcessEnd::Signal(15));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_one_is_gone_and_a_living_one_is_confined() {
+        let process = Process::start(sh("while :; do sleep 1; done")).await.unwrap();
+        let proc = std::path::PathBuf::from(format!("/proc/{}", process.pid()));
+        let status = std::fs::read_to_string(proc.join("status")).unwrap();
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
+        assert!(limits.lines().any(|l| l.starts_with("Max core file size") && l.contains(" 0 ")), "{limits}");
+        drop(process);
+        assert!(!proc.exists());
+    }
+}

@@ -1,0 +1,223 @@
+//! QEMU's command line as a value.
+//!
+//! Understood by QEMU 7.2 to 10. Invariant: a pure function of the machine and of what was found out about host and
+//! QEMU. Files and sockets appear only as descriptor numbers, so no path of the user's is ever part of QEMU's own syntax.
+
+use std::ffi::OsString;
+
+use super::probe::Board;
+use crate::{
+    accel::Accelerator,
+    machine::{Disk, Flush, Machine},
+};
+
+/// The host's end of the control link is called so in the guest.
+pub(super) const CONTROL_PORT: &str = "matchlock.control";
+
+/// Descriptors that QEMU is started with, by what they are; the disks' follow.
+pub(super) const CONTROL_FD: i32 = 3;
+pub(super) const CONSOLE_FD: i32 = 4;
+pub(super) const FIRST_DISK_FD: i32 = 5;
+
+/// Most disks of one machine: `microvm` has 24 places for virtio devices; the control link takes one, and one is kept for a
+/// network interface.
+pub const MAX_DISKS: usize = 22;
+
+/// No system call that a running machine has no use for.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The kernel's console; end instead of waiting or rebooting when something is wrong; leave out the kernel's
+/// tests of its own ciphers, which take an emulated guest half a second.
+const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests";
+
+/// Everything on which the command line depends beside the machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Host {
+    pub(super) board: Board,
+    pub(super) accelerator: Accelerator,
+    /// Rate of the host's time-stamp counter, where it is invariant.
+    pub(super) tsc_khz: Option<u64>,
+}
+
+/// The arguments after the program's name.
+pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
+    let mut args = Args(Vec::new());
+    args.words(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", SANDBOX]);
+    args.board(machine, host);
+    args.option("-kernel", machine.kernel.as_os_str());
+    args.option("-initrd", machine.initramfs.as_os_str());
+    args.option("-append", command_line(machine, host));
+    args.option("-chardev", format!("socket,id=console,fd={CONSOLE_FD}"));
+    args.option("-serial", "chardev:console");
+    // Two ports: the kernel's unused console, and ours. More would cost the guest a pair of queues each.
+    args.device(host.board, "virtio-serial", 0, "max_ports=2");
+    args.option("-chardev", format!("socket,id=control,fd={CONTROL_FD}"));
+    args.option("-device", format!("virtserialport,nr=1,chardev=control,name={CONTROL_PORT}"));
+    for (position, disk) in machine.disks.iter().enumerate() {
+        args.disk(host.board, position, disk);
+    }
+    args.0
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn words(&mut self, words: &[&str]) {
+        self.0.extend(words.iter().map(OsString::from));
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.extend([name.into(), value.into()]);
+    }
+
+    fn board(&mut self, machine: &Machine, host: Host) {
+        let memory = machine.memory_mb;
+        // Named, so that it can become a file that templates share.
+        self.option("-object", format!("memory-backend-ram,id=ram,size={memory}M"));
+        self.option("-m", format!("{memory}M"));
+        self.option("-smp", machine.vcpus.to_string());
+        match host.board {
+            Board::Microvm => {
+                self.option("-machine", "microvm,memory-backend=ram,rtc=on,isa-serial=on,pit=on,pic=on");
+            }
+            Board::Q35 => {
+                self.option("-machine", "q35,memory-backend=ram,usb=off,vmport=off,hpet=off,smbus=off,sata=off");
+            }
+        }
+        match host.accelerator {
+            Accelerator::Kvm => {
+                self.option("-accel", "kvm");
+                self.option("-cpu", "host");
+            }
+            Accelerator::Tcg => {
+                self.option("-accel", "tcg,thread=multi");
+                // Without ERMS the guest copies and clears memory in words of eight bytes: the emulator executes one
+                // step of a string instruction after the other, and byte-wise ones cost eight times as many.
+                self.option("-cpu", "max,erms=off");
+            }
+        }
+    }
+
+    /// A virtio device at place `place` of the board, so that the guest finds them in this order.
+    fn device(&mut self, board: Board, kind: &str, place: usize, properties: &str) {
+        let device = match board {
+            Board::Microvm => format!("{kind}-device,bus=virtio-mmio-bus.{place},{properties}"),
+            Board::Q35 => format!("{kind}-pci,disable-legacy=on,addr={:#x},{properties}", place + 2),
+        };
+        self.option("-device", device);
+    }
+
+    fn disk(&mut self, board: Board, position: usize, disk: &Disk) {
+        let set = position + 1;
+        let fd = FIRST_DISK_FD.saturating_add_unsigned(u32::try_from(position).unwrap_or(u32::MAX));
+        self.option("-add-fd", format!("fd={fd},set={set}"));
+        let (readonly, no_flush) = (disk.readonly, disk.flush == Flush::Ignored);
+        let discard = if disk.discard { "unmap" } else { "ignore" };
+        // The raw node carries the name: another file can be put under it while the machine runs.
+        self.option(
+            "-blockdev",
+            format!(r#"{{"driver":"raw","node-name":"disk{position}","read-only":{readonly},"discard":"{discard}","#)
+                + &format!(r#""cache":{{"direct":false,"no-flush":{no_flush}}},"#)
+                + &format!(r#""file":{{"driver":"file","filename":"/dev/fdset/{set}"}}}}"#),
+        );
+        let discard = if disk.discard { "on" } else { "off" };
+        self.device(board, "virtio-blk", position + 1, &format!("drive=disk{position},discard={discard}"));
+    }
+}
+
+fn command_line(machine: &Machine, host: Host) -> String {
+    let mut words = vec![CMDLINE.to_owned()];
+    if let (Accelerator::Tcg, Some(khz)) = (host.accelerator, host.tsc_khz) {
+        words.push(format!("tsc_early_khz={khz} tsc=reliable"));
+    }
+    words.extend(machine.cmdline.iter().cloned());
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            vcpus: 2,
+            memory_mb: 512,
+            kernel: "/cache/kernel".into(),
+            initramfs: "/cache/a,b.cpio".into(),
+            cmdline: vec!["matchlock.test=1".into()],
+            disks: vec![Disk::readonly("/images/x.erofs".into()), Disk::scratch("/vms/x/upper.ext4".into())],
+            console_log: None,
+        }
+    }
+
+    /// One option with its value on each line.
+    fn shown(machine: &Machine, host: Host) -> String {
+        let words = arguments(machine, host);
+        let words = words.iter().map(|word| word.to_str().unwrap());
+        let lines =
+            words.fold(String::new(), |text, word| text + if word.starts_with('-') { "\n" } else { " " } + word);
+        lines.trim_start().to_owned()
+    }
+
+    #[test]
+    fn emulated_microvm() {
+        let host = Host { board: Board::Microvm, accelerator: Accelerator::Tcg, tsc_khz: Some(2_445_406) };
+        insta::assert_snapshot!(shown(&machine(), host), @r#"
+        -nodefaults
+        -no-user-config
+        -display none
+        -no-reboot
+        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        -object memory-backend-ram,id=ram,size=512M
+        -m 512M
+        -smp 2
+        -machine microvm,memory-backend=ram,rtc=on,isa-serial=on,pit=on,pic=on
+        -accel tcg,thread=multi
+        -cpu max,erms=off
+        -kernel /cache/kernel
+        -initrd /cache/a,b.cpio
+        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests tsc_early_khz=2445406 tsc=reliable matchlock.test=1
+        -chardev socket,id=console,fd=4
+        -serial chardev:console
+        -device virtio-serial-device,bus=virtio-mmio-bus.0,max_ports=2
+        -chardev socket,id=control,fd=3
+        -device virtserialport,nr=1,chardev=control,name=matchlock.control
+        -add-fd fd=5,set=1
+        -blockdev {"driver":"raw","node-name":"disk0","read-only":true,"discard":"ignore","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/1"}}
+        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk0,discard=off
+        -add-fd fd=6,set=2
+        -blockdev {"driver":"raw","node-name":"disk1","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/2"}}
+        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk1,discard=on
+        "#);
+    }
+
+    #[test]
+    fn kvm_on_a_pci_board() {
+        let host = Host { board: Board::Q35, accelerator: Accelerator::Kvm, tsc_khz: Some(2_445_406) };
+        let machine = Machine { disks: vec![Disk::durable("/volumes/v.ext4".into())], ..machine() };
+        insta::assert_snapshot!(shown(&machine, host), @r#"
+        -nodefaults
+        -no-user-config
+        -display none
+        -no-reboot
+        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        -object memory-backend-ram,id=ram,size=512M
+        -m 512M
+        -smp 2
+        -machine q35,memory-backend=ram,usb=off,vmport=off,hpet=off,smbus=off,sata=off
+        -accel kvm
+        -cpu host
+        -kernel /cache/kernel
+        -initrd /cache/a,b.cpio
+        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests matchlock.test=1
+        -chardev socket,id=console,fd=4
+        -serial chardev:console
+        -device virtio-serial-pci,disable-legacy=on,addr=0x2,max_ports=2
+        -chardev socket,id=control,fd=3
+        -device virtserialport,nr=1,chardev=control,name=matchlock.control
+        -add-fd fd=5,set=1
+        -blockdev {"driver":"raw","node-name":"disk0","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":false},"file":{"driver":"file","filename":"/dev/fdset/1"}}
+        -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on
+        "#);
+    }
+}

@@ -1,0 +1,136 @@
+//! A machine that runs.
+
+use std::{fmt, io, os::unix::net::UnixStream, time::Duration};
+
+use crate::{
+    process::{Process, ProcessEnd},
+    tail::Tail,
+};
+
+/// A machine that runs. Dropping it ends the machine at once.
+pub struct Running {
+    control: Option<UnixStream>,
+    process: Process,
+    console: Tail,
+    errors: Tail,
+}
+
+/// How a machine ended, and the last that it and its VMM said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How the VMM's process ended. Code 0 after the guest powered off or reset itself.
+    pub process: ProcessEnd,
+    /// What the VMM wrote to its standard error, the last part of it.
+    pub errors: String,
+    /// What the guest wrote to its console, the last part of it.
+    pub console: String,
+}
+
+impl Running {
+    pub(crate) const fn new(control: UnixStream, process: Process, console: Tail, errors: Tail) -> Self {
+        Self { control: Some(control), process, console, errors }
+    }
+
+    /// The host's end of the control link, non-blocking; once.
+    pub fn take_control(&mut self) -> Option<UnixStream> {
+        self.control.take()
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The end of what the guest has written to its console.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+
+    /// Wait until the machine has ended, for whatever reason. Several may wait.
+    ///
+    /// # Errors
+    /// The process cannot be watched, which the system never refuses in practice.
+    pub async fn exited(&self) -> io::Result<Exit> {
+        self.process.ended().await.map(|end| self.exit(end))
+    }
+
+    /// End the VMM in an orderly way, and by force if it has not ended after `patience`. The guest is not asked.
+    ///
+    /// # Errors
+    /// As for [`Running::exited`].
+    pub async fn quit(&self, patience: Duration) -> io::Result<Exit> {
+        self.process.quit(patience).await.map(|end| self.exit(end))
+    }
+
+    /// End the machine by force.
+    ///
+    /// # Errors
+    /// As for [`Running::exited`].
+    pub async fn kill(&self) -> io::Result<Exit> {
+        self.process.kill().await.map(|end| self.exit(end))
+    }
+
+    fn exit(&self, process: ProcessEnd) -> Exit {
+        Exit { process, errors: self.errors.finish(), console: self.console.finish() }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl Exit {
+    /// The last line that the guest wrote to its console, fit to be shown.
+    #[must_use]
+    pub fn last_console_line(&self) -> Option<String> {
+        last_line(&self.console)
+    }
+}
+
+impl fmt::Display for Exit {
+    /// One line: what the VMM complained about, or else the last that the guest said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the virtual machine ended with {}", self.process)?;
+        match last_line(&self.errors).or_else(|| self.last_console_line()) {
+            Some(line) => write!(f, ": {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The last line that is not blank, without what a terminal would obey: the guest may have chosen it.
+fn last_line(text: &str) -> Option<String> {
+    const MAX_SHOWN: usize = 300;
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_is_one_line_that_says_most() {
+        let exit = |errors: &str, console: &str| Exit {
+            process: ProcessEnd::Code(1),
+            errors: errors.into(),
+            console: console.into(),
+        };
+        let shown = [
+            exit("", ""),
+            exit("qemu: a\nqemu: no such file\n\n", "Kernel panic"),
+            exit("", "x\r\n[ 1.0] Kernel \x1b[31mpanic\r\n\r\n"),
+        ]
+        .map(|exit| exit.to_string())
+        .join("\n");
+        insta::assert_snapshot!(shown, @r"
+        the virtual machine ended with exit code 1
+        the virtual machine ended with exit code 1: qemu: no such file
+        the virtual machine ended with exit code 1: [ 1.0] Kernel [31mpanic
+        ");
+    }
+}
