@@ -130,7 +130,9 @@ impl Agent {
         let now = Instant::now();
         endings.retain_mut(|ending| {
             let gone = ending.advance(now);
-            ending.id.filter(|_| gone).into_iter().for_each(|id| mux.end(id));
+            if let Some(id) = ending.id.filter(|_| gone) {
+                mux.end(id);
+            }
             !gone
         });
         if let Stage::PoweringOff(power) = &mut self.stage {
@@ -209,7 +211,9 @@ impl Agent {
                 }
             };
             let events = self.mux.receive(&self.scratch[..count])?;
-            events.into_iter().for_each(|event| self.obey(event));
+            for event in events {
+                self.obey(event);
+            }
             if count < PORT_BUFFER {
                 break;
             }
@@ -306,10 +310,10 @@ impl Agent {
     }
 
     fn cancel(&mut self, session: Session, id: Option<SessionId>) {
-        if session.has_ended() {
-            id.into_iter().for_each(|id| self.mux.end(id));
-        } else {
-            self.endings.push(Ending::begin(id, session.pid));
+        match id {
+            _ if !session.has_ended() => self.endings.push(Ending::begin(id, session.pid)),
+            Some(id) => self.mux.end(id),
+            None => {}
         }
         session.abandon(&mut self.drains);
     }
@@ -346,3 +350,6 @@ impl Agent {
 fn internal(message: &str) -> Failure {
     Failure { kind: FailureKind::Internal, message: message.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

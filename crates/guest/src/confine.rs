@@ -30,10 +30,10 @@ const I386: u32 = 0x4000_0003;
 const X32_BIT: u32 = 0x4000_0000;
 
 /// `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load`, `kexec_file_load` of x86-64, then the four of them
-/// that have their own numbers on x32 (syscall_64.tbl).
+/// that have their own numbers on x32 (`syscall_64.tbl`).
 const DENIED_X86_64: [u32; 9] = [101, 310, 311, 246, 320, 521, 539, 540, 528];
 
-/// `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load` of i386 (syscall_32.tbl), which has no fifth.
+/// `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load` of i386 (`syscall_32.tbl`), which has no fifth.
 const DENIED_I386: [u32; 4] = [26, 347, 348, 283];
 
 /// Offsets in `struct seccomp_data` (linux/seccomp.h).

@@ -8,14 +8,27 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 /// What processes get between `SIGTERM` and `SIGKILL`.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// What killed processes get to vanish. Longer takes only one whose parent, outside the group, does not collect it.
+const VANISH: Duration = Duration::from_millis(500);
+
 /// A process group on its way out.
 pub(crate) struct Ending {
     /// The session to end afterwards; `None` if its host is gone.
     pub(crate) id: Option<SessionId>,
     group: Pid,
     leader_lives: bool,
-    /// When to stop asking; `None` once that is done.
-    kill_at: Option<Instant>,
+    stage: Stage,
+}
+
+/// How far it is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Asked to end; made to at this time.
+    Asked(Instant),
+    /// Killed; not waited for beyond this time.
+    Killed(Instant),
+    /// All time is over, and yet the kernel holds the leader.
+    Stuck,
 }
 
 impl Ending {
@@ -25,12 +38,15 @@ impl Ending {
         for signal in [Signal::TERM, Signal::CONT] {
             let _ = kill_process_group(group, signal);
         }
-        Self { id, group, leader_lives: true, kill_at: Some(Instant::now() + GRACE) }
+        Self { id, group, leader_lives: true, stage: Stage::Asked(Instant::now() + GRACE) }
     }
 
     /// When [`Ending::advance`] has something to do even if nobody dies.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.kill_at
+        match self.stage {
+            Stage::Asked(at) | Stage::Killed(at) => Some(at),
+            Stage::Stuck => None,
+        }
     }
 
     /// This process is dead.
@@ -38,7 +54,7 @@ impl Ending {
         self.leader_lives &= pid != self.group;
     }
 
-    /// Is the group gone? Kills what is left of it when its time is over.
+    /// Is it over? Kills what is left of the group when its time is over.
     ///
     /// The group's number stays its own while its leader is not collected or anybody is in it, so a signal cannot hit a
     /// stranger as long as the first sight of an empty group ends this.
@@ -46,10 +62,14 @@ impl Ending {
         if !self.leader_lives && test_kill_process_group(self.group).is_err() {
             return true;
         }
-        if self.kill_at.is_some_and(|at| at <= now) {
-            self.kill_at = None;
-            let _ = kill_process_group(self.group, Signal::KILL);
+        match self.stage {
+            Stage::Asked(at) if at <= now => {
+                let _ = kill_process_group(self.group, Signal::KILL);
+                self.stage = Stage::Killed(now + VANISH);
+            }
+            Stage::Killed(at) if at <= now => self.stage = Stage::Stuck,
+            _ => {}
         }
-        !self.leader_lives && self.kill_at.is_none()
+        matches!(self.stage, Stage::Stuck) && !self.leader_lives
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn start(request: &Exec, spawner: &Spawner) -> Result<(Pid, AgentEnds
     let env = environment(&request.env, account.home.as_deref());
     let name = request.argv.first().ok_or_else(|| internal("no program was given".to_owned()))?;
     let search = env.iter().find(|(name, _)| *name == PATH.0).map_or("", |(_, value)| value);
-    let path = lookup::find(name, cwd, search).map_err(not_startable)?;
+    let path = lookup::find(name, cwd, search).map_err(|error| not_startable(&error))?;
     let streams = open_streams(request.stdio, account.uid)
         .map_err(|errno| internal(format!("open the program's streams: {}", reason(errno))))?;
     let program = Program {
@@ -104,7 +104,7 @@ fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, Failure> {
     CString::new(text).map_err(|_| internal("arguments, environment and paths cannot hold a NUL character".to_owned()))
 }
 
-fn not_startable(error: LookupError) -> Failure {
+fn not_startable(error: &LookupError) -> Failure {
     let kind = match error {
         LookupError::NotInPath(_) | LookupError::NoFile(_) => FailureKind::NotFound,
         LookupError::Folder(_) | LookupError::NotExecutable(_) => FailureKind::NotExecutable,

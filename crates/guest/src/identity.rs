@@ -76,7 +76,14 @@ mod tests {
     fn hosts_lists_the_name_then_the_added_ones_then_ipv6() {
         let added = [("db", "10.0.0.7"), ("v6", "fd00::1")]
             .map(|(host, ip)| HostEntry { host: host.to_owned(), ip: ip.parse().unwrap() });
-        insta::assert_snapshot!(hosts("box", &added), @"");
+        insta::assert_snapshot!(hosts("box", &added), @r"
+        127.0.0.1 localhost localhost.localdomain box
+        10.0.0.7 db
+        fd00::1 v6
+        ::1 localhost ip6-localhost ip6-loopback
+        ff02::1 ip6-allnodes
+        ff02::2 ip6-allrouters
+        ");
     }
 
     #[test]

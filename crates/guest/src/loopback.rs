@@ -1,4 +1,4 @@
-//! `ip link set lo up`, so that 127.0.0.1 and ::1 work with and without a network.
+//! `ip link set lo up`, so that `127.0.0.1` and `::1` work with and without a network.
 
 #![expect(unsafe_code, reason = "rustix has no SIOCSIFFLAGS")]
 

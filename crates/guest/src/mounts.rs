@@ -114,6 +114,24 @@ mod tests {
 
     #[test]
     fn the_plan() {
-        insta::assert_snapshot!(PLAN.iter().map(line).collect::<Vec<_>>().join("\n"), @"");
+        insta::assert_snapshot!(PLAN.iter().map(line).collect::<Vec<_>>().join("\n"), @r"
+        folder /proc 555
+        mount  /proc proc (nodev | noexec | nosuid) []
+        folder /sys 555
+        mount  /sys sysfs (nodev | noexec | nosuid) []
+        folder /dev 755
+        mount  /dev devtmpfs (nosuid) [mode=0755]
+        folder /dev/pts 755
+        mount  /dev/pts devpts (noexec | nosuid) [newinstance,ptmxmode=0666,mode=0620,gid=5]
+        folder /dev/shm 1777
+        mount  /dev/shm tmpfs (nodev | nosuid) [mode=1777]
+        folder /dev/mqueue 1777
+        mount  /dev/mqueue mqueue (nodev | noexec | nosuid) [] if the kernel has it
+        mount  /sys/fs/cgroup cgroup2 (nodev | noexec | nosuid) [nsdelegate] if the kernel has it
+        link   /dev/fd -> /proc/self/fd
+        link   /dev/stdin -> /proc/self/fd/0
+        link   /dev/stdout -> /proc/self/fd/1
+        link   /dev/stderr -> /proc/self/fd/2
+        ");
     }
 }

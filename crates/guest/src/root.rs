@@ -67,8 +67,8 @@ pub(crate) fn mount_user_disk(disk: &DiskMount) -> Result<Option<OwnedFd>, OsErr
 }
 
 fn mount_disk(device: u32, at: &str, kind: &CStr, flags: MountFlags, options: &CStr) -> Result<(), OsError> {
-    let device = device_path(device);
-    mount(device.as_str(), at, kind, flags, options).doing(|| format!("mount {device} at {at}"))
+    let path = device_path(device);
+    mount(path.as_str(), at, kind, flags, options).doing(|| format!("mount {path} at {at}"))
 }
 
 /// The path of the disk with this number: `/dev/vda`, … `/dev/vdz`, `/dev/vdaa`, …
@@ -100,11 +100,12 @@ fn change_root() -> Result<(), Errno> {
 }
 
 /// Make a folder with exactly this mode, unless there is something of that name.
-fn make_expected(path: &str, mode: u32) -> Result<(), Errno> {
-    match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+fn make_expected(path: &str, permissions: u32) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(permissions);
+    match mkdirat(CWD, path, mode) {
         // The umask has taken bits away.
-        Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode)),
-        made => existing(made),
+        Ok(()) => rustix::fs::chmod(path, mode),
+        other => existing(other),
     }
 }
 

@@ -120,8 +120,9 @@ impl Session {
         let pumped = source.pump(self.id, mux, scratch);
         if matches!(pumped, Pumped::End | Pumped::Held) {
             mux.eof(self.id, channel);
-            let held = slot.take().filter(|_| pumped == Pumped::Held && self.terminal.is_none());
-            held.into_iter().for_each(|source| drains.add(source.into_fd()));
+            if let Some(source) = slot.take().filter(|_| pumped == Pumped::Held && self.terminal.is_none()) {
+                drains.add(source.into_fd());
+            }
         }
         pumped
     }

@@ -96,7 +96,8 @@ impl Spawner {
     }
 }
 
-/// linux/sched.h; too wide for the type that the libc crate gives it.
+/// linux/sched.h; the libc crate's types are those of the older `clone`.
+const CLONE_VFORK: u64 = 0x4000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `fork`, with the caller suspended until the child executes a program or ends. `None` in the child.
@@ -106,11 +107,11 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 unsafe fn clone(cgroup: Option<&OwnedFd>) -> Result<Option<Pid>, Errno> {
     // SAFETY: all zeroes is a valid `clone_args`: a plain fork.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = libc::CLONE_VFORK as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.flags = CLONE_VFORK;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     if let Some(cgroup) = cgroup {
         arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     // SAFETY: no stack and no shared memory is asked for, so both processes return from here on their own copy.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };

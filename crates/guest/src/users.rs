@@ -124,3 +124,94 @@ fn parse_group(line: &str) -> Option<Group<'_>> {
     let gid = fields.next()?.parse().ok()?;
     Some(Group { name, gid, members: fields.next().unwrap_or_default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PASSWD: &[u8] = b"# comment:x:9:9::/:\n\
+        root:x:0:0:root:/root:/bin/sh\n\
+        broken line\n\
+        \xff\xfe:x:5:5::/bad:\n\
+        app:x:1000:1001:An App:/home/app:/bin/sh\r\n\
+        shadow:x:1000:7::/other:\n\
+        7777:x:42:43::/digits:\n\
+        nohome:x:50:51\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nwheel:x:10:root,app\napp:x:1001:\nextra:x:11:bob,app,app\nextra:x:12:app\n99:x:98:\n";
+
+    fn of(spec: &str) -> Result<Account, UserError> {
+        account(spec, PASSWD, GROUP)
+    }
+
+    fn is(uid: u32, gid: u32, groups: &[u32], home: &str) -> Account {
+        let home = (!home.is_empty()).then(|| home.to_owned());
+        Account { uid, gid, groups: groups.to_vec(), home }
+    }
+
+    #[test]
+    fn each_form_of_a_user() {
+        assert_eq!(of(""), Ok(is(0, 0, &[], "/root")));
+        assert_eq!(of("root"), Ok(is(0, 0, &[10], "/root")));
+        assert_eq!(of("app"), Ok(is(1000, 1001, &[10, 11, 12], "/home/app")));
+        assert_eq!(of("1000"), Ok(is(1000, 1001, &[10, 11, 12], "/home/app")), "the first line with this id");
+        assert_eq!(of("shadow"), Ok(is(1000, 7, &[], "/other")));
+        assert_eq!(of("4242"), Ok(is(4242, 4242, &[], "")), "an id needs no line");
+        assert_eq!(of("7777"), Ok(is(42, 43, &[], "/digits")), "a name of digits is a name");
+        assert_eq!(of("nohome"), Ok(is(50, 51, &[], "")));
+        assert_eq!(of(":wheel"), Ok(is(0, 10, &[], "/root")));
+    }
+
+    #[test]
+    fn an_explicit_group_is_the_only_one() {
+        assert_eq!(of("app:wheel"), Ok(is(1000, 10, &[], "/home/app")));
+        assert_eq!(of("app:5"), Ok(is(1000, 5, &[], "/home/app")));
+        assert_eq!(of("1:2"), Ok(is(1, 2, &[], "")));
+        assert_eq!(of("4242:extra"), Ok(is(4242, 11, &[], "")), "the first line with this name");
+        assert_eq!(of("app:99"), Ok(is(1000, 98, &[], "/home/app")), "a name of digits is a name");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_an_error() {
+        assert_eq!(of("nobody"), Err(UserError::NoUser("nobody".to_owned())));
+        assert_eq!(of("broken line"), Err(UserError::NoUser("broken line".to_owned())));
+        assert_eq!(of("# comment"), Err(UserError::NoUser("# comment".to_owned())));
+        assert_eq!(of("app:nogroup"), Err(UserError::NoGroup("nogroup".to_owned())));
+        assert_eq!(of("4294967295"), Err(UserError::IdTooLarge("4294967295".to_owned())));
+        assert_eq!(of("0:99999999999999999999"), Err(UserError::IdTooLarge("99999999999999999999".to_owned())));
+        assert_eq!(of("-1"), Err(UserError::NoUser("-1".to_owned())));
+    }
+
+    #[test]
+    fn an_image_without_user_databases_has_root_and_numbers() {
+        assert_eq!(account("", b"", b""), Ok(is(0, 0, &[], "")));
+        assert_eq!(account("0", b"", b""), Ok(is(0, 0, &[], "")));
+        assert_eq!(account("12:34", b"", b""), Ok(is(12, 34, &[], "")));
+        assert_eq!(account("root", b"", b""), Err(UserError::NoUser("root".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_and_no_user_is_too_strange(spec in ".{0,20}", passwd: Vec<u8>, group: Vec<u8>) {
+            let _ = account(&spec, &passwd, &group);
+        }
+
+        #[test]
+        fn numbers_are_taken_whatever_the_files_hold(
+            uid in 0..=MAX_ID, gid in 0..=MAX_ID, passwd in "([a-z]{1,3}:x:[0-9]{1,5}:[0-9]{1,5}::/:\n){0,9}",
+        ) {
+            let account = account(&format!("{uid}:{gid}"), passwd.as_bytes(), b"").unwrap();
+            prop_assert_eq!((account.uid, account.gid, account.groups), (uid, gid, Vec::new()));
+        }
+
+        #[test]
+        fn a_listed_name_is_found_among_others(
+            others in "([A-Z]{1,3}:x:[0-9]{1,5}:1::/:\n|[^\n]{0,20}\n){0,9}", uid in 0..=MAX_ID, gid in 0..=MAX_ID,
+        ) {
+            let passwd = format!("{others}me:x:{uid}:{gid}::/home/me:/bin/sh\n{others}");
+            prop_assert_eq!(account("me", passwd.as_bytes(), b""), Ok(is(uid, gid, &[], "/home/me")));
+        }
+    }
+}
