@@ -98,7 +98,7 @@ impl SandboxStore {
         let reconciled = match decide(self.is_alive(&sandbox)?, force) {
             Verdict::Leave => Reconciled::Running,
             Verdict::Release => Reconciled::Released(self.release(id)?),
-            Verdict::End => Reconciled::Released(self.end_and_release(&sandbox)?),
+            Verdict::End => self.end_and_release(&sandbox)?,
         };
         Ok(Report { id: id.clone(), reconciled })
     }
@@ -149,22 +149,21 @@ impl SandboxStore {
         self.forget(id)
     }
 
-    fn end_and_release(&mut self, sandbox: &Sandbox) -> Result<Released, StoreError> {
-        if let Some(owner) = &sandbox.owner {
-            let key = || format!("process_end:{}", owner.pid);
-            if let Err(error) = liveness::end(owner, CLOSE_DEADLINE) {
-                return Ok(Released { failed: vec![(key(), error.into())], ..Released::default() });
-            }
+    fn end_and_release(&mut self, sandbox: &Sandbox) -> Result<Reconciled, StoreError> {
+        if let Some(owner) = &sandbox.owner
+            && let Err(error) = liveness::end(owner, CLOSE_DEADLINE)
+        {
+            let failed = vec![(format!("process_end:{}", owner.pid), error.into())];
+            return Ok(Reconciled::Released(Released { failed, ..Released::default() }));
         }
         if self.is_alive(sandbox)? {
             // Its folder is held by a process that this one cannot see.
-            return Err(StoreError::Running(sandbox.id.clone()));
+            return Ok(Reconciled::Running);
         }
-        match self.get(&sandbox.id) {
+        match self.release(&sandbox.id) {
             // It closed its sandbox and removed it.
-            Err(StoreError::NotFound(_)) => Ok(Released::default()),
-            Ok(_) => self.release(&sandbox.id),
-            Err(error) => Err(error),
+            Err(StoreError::NotFound(_)) => Ok(Reconciled::Released(Released::default())),
+            released => Ok(Reconciled::Released(released?)),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Rows and records of sandboxes, on real files and from several processes.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::{another_process, dead, home, id, register, register_for, tables};
-use matchlock_model::{Phase, PhaseError, ProcessIdentity, SandboxId, StateLayout};
+use crate::support::{another_process, dead, home, id, register, register_for, tables, test_home};
+use matchlock_model::{Phase, PhaseError, ProcessIdentity, SandboxId};
 use matchlock_store::{Action, SandboxStore, Status, StoreError, own_identity};
 use rusqlite::Connection;
 
@@ -153,6 +153,7 @@ fn processes_that_open_register_and_append_at_once_lose_nothing() {
         .map(|n| {
             another_process("sandboxes::registers_and_appends", home.path())
                 .env("TEST_NUMBER", n.to_string())
+                .stdout(Stdio::null())
                 .spawn()
                 .unwrap()
         })
@@ -172,9 +173,9 @@ fn processes_that_open_register_and_append_at_once_lose_nothing() {
 }
 
 #[test]
-#[ignore = "started by another test in a process of its own"]
+#[ignore = "started by another test, in a process of its own"]
 fn registers_and_appends() {
-    let layout = StateLayout::new(std::env::var_os("TEST_HOME").unwrap().as_ref());
+    let Some(layout) = test_home() else { return };
     let number: u32 = std::env::var("TEST_NUMBER").unwrap().parse().unwrap();
     let mut store = SandboxStore::open(&layout).unwrap();
     let shared: SandboxId = id(0xffff);

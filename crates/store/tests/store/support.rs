@@ -70,6 +70,11 @@ pub(crate) fn another_process(entry: &str, home: &Path) -> Command {
     command
 }
 
+/// The home that [`another_process`] was told of; none if somebody runs the ignored tests by themselves.
+pub(crate) fn test_home() -> Option<StateLayout> {
+    std::env::var_os("TEST_HOME").map(|home| StateLayout::new(home.as_ref()))
+}
+
 /// Each table's columns in order, with type and constraints, one table a line.
 pub(crate) fn tables(database: &Path) -> String {
     let connection = Connection::open(database).unwrap();
