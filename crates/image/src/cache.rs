@@ -104,7 +104,7 @@ impl ImageCache {
         let (scope, source) = (Scope::Registry, Source::Registry);
         let rootfs_path = self.storage.layout.blob(&content);
         let row = Row { scope, tag: reference.typed().to_owned(), digest, size, source, rootfs_path, config, layers };
-        self.save(reference, row)?;
+        self.save(reference, &row)?;
         drop(lock);
         self.sweep_quietly();
         self.named(Scope::Registry, reference, false)
@@ -161,7 +161,7 @@ impl ImageCache {
         };
         let mut row = found.ok_or_else(|| ImageError::NotFound(source.typed().to_owned()))?.image;
         (row.scope, row.source, row.tag) = (Scope::Local, Source::Tag, tag.typed().to_owned());
-        self.save(tag, row)?;
+        self.save(tag, &row)?;
         drop(lock);
         self.sweep_quietly();
         self.named(Scope::Local, tag, true)
@@ -223,18 +223,17 @@ impl ImageCache {
         let layer = |(&digest, size)| Layer { digest, format: LayerFormat::Tar, size };
         let sizes = spans.iter().map(import::Span::length);
         let layers = configuration.diff_ids.iter().zip(sizes).map(layer).collect();
-        let size = match blob::check(&layout.blob(&content)) {
-            Some(size) => size,
-            None => {
-                let input = |(reader, &diff_id)| LayerInput { reader, diff_id };
-                let inputs = spans.into_iter().zip(&configuration.diff_ids).map(input).collect();
-                blob::build(layout, limits, &content, inputs, progress)?
-            }
+        let size = if let Some(size) = blob::check(&layout.blob(&content)) {
+            size
+        } else {
+            let input = |(reader, &diff_id)| LayerInput { reader, diff_id };
+            let inputs = spans.into_iter().zip(&configuration.diff_ids).map(input).collect();
+            blob::build(layout, limits, &content, inputs, progress)?
         };
         let rootfs_path = layout.blob(&content);
         let (scope, source, config) = (Scope::Local, Source::Import, configuration.config);
         let row = Row { scope, tag: tag.typed().to_owned(), digest, size, source, rootfs_path, config, layers };
-        self.save(tag, row)?;
+        self.save(tag, &row)?;
         drop((blob_lock, lock));
         self.sweep_quietly();
         self.named(Scope::Local, tag, false)
@@ -251,10 +250,10 @@ impl ImageCache {
     }
 
     /// Save `row` in place of every row that `reference` names in its scope.
-    fn save(&self, reference: &Reference, row: Row) -> Result<(), ImageError> {
+    fn save(&self, reference: &Reference, row: &Row) -> Result<(), ImageError> {
         let mut store = self.store();
         // First the new one: a crash in between leaves two names for one image rather than none.
-        store.save(&row)?;
+        store.save(row)?;
         for other in store.list()? {
             let other = other.image;
             if other.scope == row.scope && other.tag != row.tag && names(&other.tag, reference) {

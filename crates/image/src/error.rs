@@ -21,8 +21,6 @@ pub enum ImageError {
     Registry(#[from] RegistryError),
     #[error("pull image")]
     Manifest(#[from] ManifestError),
-    #[error("pull image: it did not end within {seconds} s")]
-    TimedOut { seconds: u64 },
     #[error("tarball")]
     Archive(#[from] ArchiveError),
     #[error("extract image: layer {number}")]

@@ -125,23 +125,21 @@ mod tests {
     fn a_follower_reads_what_arrives_and_learns_how_it_ended() {
         for verified in [true, false] {
             let growth = Growth::new();
-            let mut readers = [growth.follow(), growth.follow()];
-            let threads =
-                readers.each_mut().map(|reader| std::mem::replace(reader, growth.follow())).map(|mut reader| {
-                    std::thread::spawn(move || {
-                        let mut text = String::new();
-                        (reader.read_to_string(&mut text).is_ok(), text)
-                    })
-                });
+            let threads = [growth.follow(), growth.follow()].map(|mut reader| {
+                std::thread::spawn(move || {
+                    let mut text = String::new();
+                    (reader.read_to_string(&mut text).is_ok(), text)
+                })
+            });
             let file = tempfile::tempfile().unwrap();
             file.write_all_at(b"one ", 0).unwrap();
             growth.start(file.try_clone().unwrap(), 4);
             file.write_all_at(b"two", 4).unwrap();
             growth.advance(7);
             if verified {
-                growth.complete()
+                growth.complete();
             } else {
-                drop(growth)
+                drop(growth);
             }
             for thread in threads {
                 assert_eq!(thread.join().unwrap(), (verified, "one two".to_owned()));

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Tries in a row that bring nothing before a download is given up.
-const MAX_IDLE_TRIES: u32 = 4;
+const MAX_IDLE_TRIES: u32 = 5;
 
 /// Why a layer could not be had.
 #[derive(Debug, Error)]
@@ -138,10 +138,10 @@ impl Download<'_> {
             let before = self.length;
             match self.transfer(registry, growth, progress).await {
                 Ok(()) => {}
-                Err(LayerError::Registry(error)) if error.is_transient() && idle_tries < MAX_IDLE_TRIES => {
+                Err(LayerError::Registry(error)) if error.is_interruption() && idle_tries < MAX_IDLE_TRIES => {
                     idle_tries = if self.length > before { 0 } else { idle_tries + 1 };
                     progress.event(Event::Retrying { layer: self.layer.digest });
-                    Registry::pause(idle_tries).await;
+                    registry.pause(idle_tries).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -186,7 +186,7 @@ impl Manifest {
 }
 
 impl Variant {
-    /// `None` for what is no image, such as the attestations that BuildKit adds.
+    /// `None` for what is no image, such as the attestations that `BuildKit` adds.
     fn from_raw(raw: RawVariant) -> Option<Self> {
         let mut annotations = raw.annotations.unwrap_or_default();
         let attestation = annotations.contains_key("vnd.docker.reference.type");

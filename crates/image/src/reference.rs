@@ -67,8 +67,13 @@ impl Reference {
     /// The form that is equal for all spellings of one image: `alpine` is `docker.io/library/alpine:latest`.
     #[must_use]
     pub fn canonical(&self) -> String {
+        format!("{}/{}", self.registry, self.within_registry())
+    }
+
+    /// The canonical form without the registry.
+    pub(crate) fn within_registry(&self) -> String {
         let separator = if self.digest.is_some() { '@' } else { ':' };
-        format!("{}/{}{separator}{}", self.registry, self.repository, self.version())
+        format!("{}{separator}{}", self.repository, self.version())
     }
 }
 

@@ -24,34 +24,31 @@ pub struct Swept {
 
 /// Delete everything in the cache's folders that `referenced` does not keep. The caller holds the lock.
 pub(crate) fn sweep(layout: &CacheLayout, referenced: &Referenced) -> io::Result<Swept> {
-    let mut swept = Swept::default();
     // By name, not by path: the cache may have been moved since.
-    let images: BTreeSet<OsString> =
-        referenced.rootfs.iter().filter_map(|path| path.file_name().map(Into::into)).collect();
-    let layers: BTreeSet<OsString> = referenced.layers.iter().map(|digest| digest.file_stem().into()).collect();
-    let deleted = delete_others(&layout.blobs(), &images, &mut swept.bytes)?;
-    swept.images = count(&deleted, |name| name.ends_with(".erofs"));
-    let deleted = delete_others(&layout.layers(), &layers, &mut swept.bytes)?;
-    swept.layers = count(&deleted, |name| !name.ends_with(".tmp"));
-    Ok(swept)
+    let images = referenced.rootfs.iter().filter_map(|path| path.file_name().map(Into::into)).collect();
+    let layers = referenced.layers.iter().map(|digest| digest.file_stem().into()).collect();
+    let (mut swept, mut bytes) = (Swept::default(), 0);
+    // Locks, and what was never finished, are deleted and not counted.
+    delete_others(&layout.blobs(), &images, |path, length| {
+        bytes += length;
+        swept.images += u64::from(path.extension().is_some_and(|extension| extension == "erofs"));
+    })?;
+    delete_others(&layout.layers(), &layers, |path, length| {
+        bytes += length;
+        swept.layers += u64::from(path.extension().is_none());
+    })?;
+    Ok(Swept { bytes, ..swept })
 }
 
-fn count(names: &[OsString], wanted: impl Fn(&str) -> bool) -> u64 {
-    names.iter().filter(|name| wanted(&name.to_string_lossy())).count() as u64
-}
-
-fn delete_others(dir: &Path, keep: &BTreeSet<OsString>, bytes: &mut u64) -> io::Result<Vec<OsString>> {
-    let mut deleted = Vec::new();
+fn delete_others(dir: &Path, keep: &BTreeSet<OsString>, mut deleted: impl FnMut(&Path, u64)) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
         // The folders hold files only; anything else is somebody else's.
-        if keep.contains(&entry.file_name()) || !metadata.is_file() {
-            continue;
+        if metadata.is_file() && !keep.contains(&entry.file_name()) {
+            std::fs::remove_file(entry.path())?;
+            deleted(&entry.path(), metadata.len());
         }
-        std::fs::remove_file(entry.path())?;
-        *bytes += metadata.len();
-        deleted.push(entry.file_name());
     }
-    Ok(deleted)
+    Ok(())
 }

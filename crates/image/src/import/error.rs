@@ -40,7 +40,9 @@ pub enum ArchiveError {
     WrongDigest { name: String, found: Digest, expected: Digest },
     #[error("{name} has {found} bytes, expected {expected}")]
     WrongSize { name: String, found: u64, expected: u64 },
-    #[error("it has neither manifest.json nor index.json; make it with docker save, or skopeo copy … oci-archive:FILE")]
+    #[error(
+        "it has neither manifest.json nor index.json; it is cut short, or not from docker save or skopeo copy … oci-archive:FILE"
+    )]
     NotAnImage,
     #[error("it was saved by a Docker older than 1.10; load it into a current Docker and save it again")]
     TooOld,

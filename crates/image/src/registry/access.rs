@@ -8,6 +8,8 @@ use std::{
 
 /// Longest silence on the wire before a transfer counts as broken.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The pause before a second try.
+const PAUSE: Duration = Duration::from_millis(400);
 
 /// The machine's conventions for reaching registries.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct RegistryAccess {
     pub no_proxy: Option<String>,
     /// Longest silence on the wire before a transfer counts as broken.
     pub silence: Duration,
+    /// The pause before a second try; it doubles with every further one.
+    pub pause: Duration,
 }
 
 impl RegistryAccess {
@@ -37,6 +41,7 @@ impl RegistryAccess {
             https_proxy: None,
             no_proxy: None,
             silence: SILENCE,
+            pause: PAUSE,
         }
     }
 
@@ -65,6 +70,7 @@ impl RegistryAccess {
             https_proxy: text(["https_proxy", "HTTPS_PROXY"]),
             no_proxy: text(["no_proxy", "NO_PROXY"]),
             silence: SILENCE,
+            pause: PAUSE,
         }
     }
 }

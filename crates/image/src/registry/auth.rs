@@ -4,10 +4,10 @@
 //! named by the registry over https only, or in plain text if both are on this machine.
 
 use http_auth::{ChallengeParser, ChallengeRef};
-use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE, header::HeaderValue};
+use reqwest::{StatusCode, Url, header::CONTENT_TYPE, header::HeaderValue};
 use serde::Deserialize;
 
-use super::{RegistryError, body, credentials::Credentials, is_loopback};
+use super::{RegistryError, credentials::Credentials, is_loopback, wire::Wire};
 
 /// Largest answer of a token server.
 const MAX_TOKEN: u64 = 256 << 10;
@@ -36,8 +36,7 @@ struct Bearer {
 
 /// Do what `challenge` asks for; `None` if we have nothing that it accepts.
 pub(super) async fn answer(
-    client: &Client,
-    registry: &str,
+    wire: &Wire,
     repository: &str,
     challenge: &HeaderValue,
     credentials: &Credentials,
@@ -51,7 +50,7 @@ pub(super) async fn answer(
         };
         let scope = parameter("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
         let bearer = Bearer { realm: parameter("realm").unwrap_or_default(), service: parameter("service"), scope };
-        return fetch_token(client, registry, &bearer, credentials).await.map(|token| token.map(Authorization::Bearer));
+        return fetch_token(wire, &bearer, credentials).await.map(|token| token.map(Authorization::Bearer));
     }
     let basic = challenges.iter().any(|offer| offer.scheme.eq_ignore_ascii_case("basic"));
     Ok(match credentials {
@@ -63,18 +62,13 @@ pub(super) async fn answer(
 }
 
 /// `None` if the token server refuses these credentials.
-async fn fetch_token(
-    client: &Client,
-    registry: &str,
-    bearer: &Bearer,
-    credentials: &Credentials,
-) -> Result<Option<String>, RegistryError> {
-    let failed = |reason: String| RegistryError::NoToken { registry: registry.to_owned(), reason };
+async fn fetch_token(wire: &Wire, bearer: &Bearer, credentials: &Credentials) -> Result<Option<String>, RegistryError> {
+    let failed = |reason: String| RegistryError::NoToken { registry: wire.registry.clone(), reason };
     let mut url: Url = bearer.realm.parse().map_err(|_| failed("it names no token server".to_owned()))?;
-    let both_local = is_loopback(registry) && url.host_str().is_some_and(is_loopback);
+    let both_local = is_loopback(&wire.registry) && url.host_str().is_some_and(is_loopback);
     if url.scheme() != "https" && !both_local {
         return Err(RegistryError::InsecureTokens {
-            registry: registry.to_owned(),
+            registry: wire.registry.clone(),
             realm: url.host_str().unwrap_or_default().to_owned(),
         });
     }
@@ -90,18 +84,18 @@ async fn fetch_token(
                 .extend_pairs(grant)
                 .append_pair("scope", &bearer.scope);
             let form = form.query().unwrap_or_default().to_owned();
-            client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            wire.client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
         }
         Credentials::Password { user, password } => {
             url.query_pairs_mut()
                 .extend_pairs(service)
                 .append_pair("scope", &bearer.scope)
                 .append_pair("account", user);
-            client.get(url).basic_auth(user, Some(password))
+            wire.client.get(url).basic_auth(user, Some(password))
         }
         Credentials::Anonymous => {
             url.query_pairs_mut().extend_pairs(service).append_pair("scope", &bearer.scope);
-            client.get(url)
+            wire.client.get(url)
         }
     };
     let response = request.send().await.map_err(|error| failed(RegistryError::reason(&error)))?;
@@ -110,7 +104,7 @@ async fn fetch_token(
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => return Ok(None),
         other => return Err(failed(format!("it answered {}", other.as_u16()))),
     }
-    let answer = body(response, registry, "the token", MAX_TOKEN, 0).await?;
+    let answer = wire.body(response, "the token", MAX_TOKEN).await?;
     let answer: TokenAnswer = serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
     Ok(Some(answer.token.or(answer.access_token).ok_or_else(|| failed("its answer holds none".to_owned()))?))
 }

@@ -1,6 +1,6 @@
 //! What goes wrong between us and a registry, each as one line that says what to do.
 
-use std::error::Error;
+use std::{error::Error, io, time::Duration};
 
 use matchlock_model::Digest;
 use thiserror::Error;
@@ -18,19 +18,22 @@ pub enum RegistryError {
         "the certificate of {registry} is not trusted ({reason}); put its CA into /etc/docker/certs.d/{registry}/ca.crt"
     )]
     Untrusted { registry: String, reason: String },
-    #[error("{registry} sent nothing for {seconds} s; try again")]
-    Silent { registry: String, seconds: u64 },
+    #[error("{registry} sent nothing for {silence:?}; try again")]
+    Silent { registry: String, silence: Duration },
     #[error("the connection to {registry} broke off ({reason}); try again")]
     Broken { registry: String, reason: String },
-    #[error("there is no {reference} on {registry} (MANIFEST_UNKNOWN); check the name and the tag")]
-    Unknown { registry: String, reference: String },
-    #[error("{registry} has no {reference}, or shows it to its users only (UNAUTHORIZED); check the name, or run: docker login {registry}{}", because(.hindrance.as_ref()))]
-    LoginNeeded { registry: String, reference: String, hindrance: Option<String> },
+    #[error("{registry} has no image {image} (MANIFEST_UNKNOWN); check the name and the tag")]
+    Unknown { registry: String, image: String },
     #[error(
-        "{registry} refuses {reference} with the stored credentials (UNAUTHORIZED); run: docker login {registry}{}",
+        "{registry} has no image {image}, or hides it from strangers (UNAUTHORIZED); \
+        check the name, or run: docker login {registry}{}", because(.hindrance.as_ref())
+    )]
+    LoginNeeded { registry: String, image: String, hindrance: Option<String> },
+    #[error(
+        "{registry} refuses {image} with the stored credentials (UNAUTHORIZED); run: docker login {registry}{}",
         because(.hindrance.as_ref())
     )]
-    LoginRefused { registry: String, reference: String, hindrance: Option<String> },
+    LoginRefused { registry: String, image: String, hindrance: Option<String> },
     #[error(
         "{registry} limits how often it answers (TOOMANYREQUESTS); try again later, or run: docker login {registry}"
     )]
@@ -55,13 +58,13 @@ fn because(reason: Option<&String>) -> String {
 
 impl RegistryError {
     /// The same error for what `reqwest` reports about `registry`.
-    pub(super) fn from_transport(registry: &str, seconds: u64, error: &reqwest::Error) -> Self {
+    pub(super) fn from_transport(registry: &str, silence: Duration, error: &reqwest::Error) -> Self {
         let registry = registry.to_owned();
         let (reason, untrusted) = root_cause(error);
         if untrusted {
             Self::Untrusted { registry, reason }
         } else if error.is_timeout() {
-            Self::Silent { registry, seconds }
+            Self::Silent { registry, silence }
         } else if error.is_connect() {
             Self::Unreachable { registry, reason }
         } else {
@@ -82,20 +85,24 @@ impl RegistryError {
             _ => false,
         }
     }
+
+    /// Whether the registry, if it was reached before, may be reached again a moment later.
+    pub(crate) const fn is_interruption(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Unreachable { .. })
+    }
 }
 
 /// The innermost reason, and whether it is about the server's certificate.
 fn root_cause(error: &reqwest::Error) -> (String, bool) {
     let mut cause: &dyn Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+    loop {
+        // An io::Error hides what it wraps from `source`.
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match wrapped.map(|inner| inner as &dyn Error).or_else(|| cause.source()) {
+            Some(inner) => cause = inner,
+            None => break,
+        }
     }
-    // An io::Error hides what it wraps from `source`.
-    let tls = cause
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        .or_else(|| cause.downcast_ref());
-    let untrusted = matches!(tls, Some(rustls::Error::InvalidCertificate(_)));
+    let untrusted = matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)));
     (cause.to_string(), untrusted)
 }

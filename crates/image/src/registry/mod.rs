@@ -8,12 +8,13 @@ mod auth;
 mod credentials;
 mod error;
 mod tls;
+mod wire;
 
 use std::time::Duration;
 
 use matchlock_model::Digest;
 use reqwest::{
-    Client, Response, StatusCode,
+    Response, StatusCode,
     header::{ACCEPT, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
@@ -25,14 +26,13 @@ use crate::{
 };
 use auth::Authorization;
 use credentials::{Credentials, Found};
+use wire::Wire;
 
 pub use access::RegistryAccess;
 pub use error::RegistryError;
 
 /// Tries of one small request, the first included.
 const MAX_TRIES: u32 = 4;
-/// The pause before the second try; it doubles with every further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(400);
 /// Longest pause that a registry can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Most bytes of an error page that are looked at.
@@ -43,13 +43,12 @@ const DOCUMENTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 /// One repository of one registry.
 pub(crate) struct Registry {
-    client: Client,
+    wire: Wire,
     /// `https://host/v2/name`.
     base: String,
-    name: String,
     repository: String,
-    reference: String,
-    silence: Duration,
+    image: String,
+    pause: Duration,
     found: Found,
     authorization: Mutex<Option<Authorization>>,
 }
@@ -77,19 +76,18 @@ struct ErrorLine {
 impl Registry {
     /// Find out how to talk to the registry of `reference`. Sends nothing, except to this machine itself.
     pub(crate) async fn connect(access: &RegistryAccess, reference: &Reference) -> Result<Self, RegistryError> {
-        let name = reference.registry().to_owned();
-        let client = tls::client(access, &name)?;
-        let host = if name == "docker.io" { "registry-1.docker.io" } else { &name };
-        let scheme = if is_loopback(&name) && speaks_plain_http(&client, host).await { "http" } else { "https" };
+        let name = reference.registry();
+        let wire = Wire::new(access, name)?;
+        let host = if name == "docker.io" { "registry-1.docker.io" } else { name };
+        let scheme = if is_loopback(name) && wire.speaks_plain_http(host).await { "http" } else { "https" };
         Ok(Self {
-            client,
+            wire,
             base: format!("{scheme}://{host}/v2/{}", reference.repository()),
             repository: reference.repository().to_owned(),
-            reference: reference.typed().to_owned(),
-            silence: access.silence,
-            found: credentials::look_up(&access.auth_files, &name).await,
+            image: reference.within_registry(),
+            pause: access.pause,
+            found: credentials::look_up(&access.auth_files, name).await,
             authorization: Mutex::new(None),
-            name,
         })
     }
 
@@ -122,9 +120,9 @@ impl Registry {
         Ok(Body { response, resumed })
     }
 
-    /// Pause before try number `tries`, for callers with retries of their own.
-    pub(crate) async fn pause(tries: u32) {
-        pause(FIRST_PAUSE * 2u32.saturating_pow(tries.min(10))).await;
+    /// Pause after `tries` tries in vain, each time for longer.
+    pub(crate) async fn pause(&self, tries: u32) {
+        pause(self.pause * 2u32.saturating_pow(tries.min(10))).await;
     }
 
     async fn small(&self, path: &str, what: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
@@ -132,11 +130,11 @@ impl Registry {
         loop {
             tries += 1;
             let result = match self.get(path, what, 0).await {
-                Ok(response) => body(response, &self.name, what, limit, self.silence.as_secs()).await,
+                Ok(response) => self.wire.body(response, what, limit).await,
                 Err(error) => Err(error),
             };
             match result {
-                Err(error) if error.is_transient() && tries < MAX_TRIES => Self::pause(tries - 1).await,
+                Err(error) if error.is_transient() && tries < MAX_TRIES => self.pause(tries - 1).await,
                 other => return other,
             }
         }
@@ -150,7 +148,7 @@ impl Registry {
         }
         let Some(challenge) = response.headers().get(WWW_AUTHENTICATE) else { return Err(self.refusal()) };
         let credentials = &self.found.credentials;
-        let answer = auth::answer(&self.client, &self.name, &self.repository, challenge, credentials).await?;
+        let answer = auth::answer(&self.wire, &self.repository, challenge, credentials).await?;
         let Some(authorization) = answer else { return Err(self.refusal()) };
         *self.authorization.lock().await = Some(authorization);
         let response = self.send(path, offset).await?;
@@ -158,7 +156,7 @@ impl Registry {
     }
 
     async fn send(&self, path: &str, offset: u64) -> Result<Response, RegistryError> {
-        let mut request = self.client.get(format!("{}/{path}", self.base));
+        let mut request = self.wire.client.get(format!("{}/{path}", self.base));
         if path.starts_with("manifests/") {
             request = request.header(ACCEPT, DOCUMENTS);
         }
@@ -170,7 +168,7 @@ impl Registry {
             Some(Authorization::Bearer(token)) => request.bearer_auth(token),
             None => request,
         };
-        let response = request.send().await.map_err(|error| self.transport(&error))?;
+        let response = request.send().await.map_err(|error| self.wire.error(&error))?;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             if let Some(seconds) = seconds {
@@ -186,8 +184,8 @@ impl Registry {
         if status.is_success() {
             return Ok(response);
         }
-        let registry = self.name.clone();
-        let page = body(response, &registry, "an error", MAX_ERROR_PAGE, 0).await.unwrap_or_default();
+        let registry = self.wire.registry.clone();
+        let page = self.wire.body(response, "an error", MAX_ERROR_PAGE).await.unwrap_or_default();
         let line = serde_json::from_slice::<ErrorPage>(&page).ok().and_then(|page| page.errors.into_iter().next());
         let code = line.as_ref().map(|line| line.code.as_str()).unwrap_or_default();
         let denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -196,7 +194,7 @@ impl Registry {
             _ if denied || matches!(code, "UNAUTHORIZED" | "DENIED") => self.refusal(),
             StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry },
             StatusCode::NOT_FOUND if what == "the manifest" => {
-                RegistryError::Unknown { registry, reference: self.reference.clone() }
+                RegistryError::Unknown { registry, image: self.image.clone() }
             }
             _ => RegistryError::Status {
                 registry,
@@ -208,23 +206,19 @@ impl Registry {
     }
 
     fn refusal(&self) -> RegistryError {
-        let (registry, reference, hindrance) =
-            (self.name.clone(), self.reference.clone(), self.found.hindrance.clone());
+        let (registry, image, hindrance) =
+            (self.wire.registry.clone(), self.image.clone(), self.found.hindrance.clone());
         match self.found.credentials {
-            Credentials::Anonymous => RegistryError::LoginNeeded { registry, reference, hindrance },
-            _ => RegistryError::LoginRefused { registry, reference, hindrance },
+            Credentials::Anonymous => RegistryError::LoginNeeded { registry, image, hindrance },
+            _ => RegistryError::LoginRefused { registry, image, hindrance },
         }
-    }
-
-    fn transport(&self, error: &reqwest::Error) -> RegistryError {
-        RegistryError::from_transport(&self.name, self.silence.as_secs(), error)
     }
 }
 
 impl Body {
     /// The next bytes, or `None` at the end.
     pub(crate) async fn chunk(&mut self, registry: &Registry) -> Result<Option<impl AsRef<[u8]>>, RegistryError> {
-        self.response.chunk().await.map_err(|error| registry.transport(&error))
+        self.response.chunk().await.map_err(|error| registry.wire.error(&error))
     }
 }
 
@@ -236,40 +230,6 @@ pub(crate) fn is_loopback(registry: &str) -> bool {
     };
     let address = host.parse::<std::net::IpAddr>();
     host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// A server that wants TLS either answers a plain request with an error (400) or with something that is no HTTP.
-async fn speaks_plain_http(client: &Client, host: &str) -> bool {
-    match client.get(format!("http://{host}/v2/")).send().await {
-        Ok(response) => response.status() != StatusCode::BAD_REQUEST,
-        // Nobody is there at all: the real request will say so.
-        Err(error) => error.is_connect(),
-    }
-}
-
-/// All of a body that is not larger than `limit`.
-async fn body(
-    mut response: Response,
-    registry: &str,
-    what: &str,
-    limit: u64,
-    seconds: u64,
-) -> Result<Vec<u8>, RegistryError> {
-    let too_large = || RegistryError::TooLarge { registry: registry.to_owned(), what: what.to_owned(), limit };
-    if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    loop {
-        let chunk = response.chunk().await;
-        let Some(chunk) = chunk.map_err(|error| RegistryError::from_transport(registry, seconds, &error))? else {
-            return Ok(bytes);
-        };
-        if (bytes.len() + chunk.len()) as u64 > limit {
-            return Err(too_large());
-        }
-        bytes.extend_from_slice(&chunk);
-    }
 }
 
 /// Text from a server, fit for a terminal.

@@ -8,7 +8,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-use super::{RegistryAccess, RegistryError};
+use super::{RegistryAccess, RegistryError, is_loopback};
 
 /// Longest wait for a connection to be set up.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -42,6 +42,9 @@ pub(super) fn client(access: &RegistryAccess, registry: &str) -> Result<Client, 
         .read_timeout(access.silence)
         .redirect(redirect::Policy::custom(redirects));
     let exceptions = || access.no_proxy.as_deref().and_then(NoProxy::from_string);
+    if is_loopback(registry) {
+        return builder.build().map_err(|error| setup(error.to_string()));
+    }
     if let Some(url) = &access.https_proxy {
         builder = builder.proxy(Proxy::https(url).map_err(|error| setup(error.to_string()))?.no_proxy(exceptions()));
     }

@@ -1,0 +1,10 @@
+//! The image cache against a real registry on loopback, real archives, and hostile ones.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod archives;
+mod bad_archives;
+mod hostile;
+mod names;
+mod registries;
+mod support;
