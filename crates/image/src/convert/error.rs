@@ -75,6 +75,9 @@ pub enum EntryProblem {
     /// A symbolic link without a target.
     #[error("symbolic link without a target")]
     EmptyTarget,
+    /// The hard link's target has a `..` component.
+    #[error("hard link to {0}, which leads out of the image")]
+    LinkOutside(String),
     /// The hard link's target is not in the image at this point.
     #[error("hard link to {0}, which does not exist")]
     LinkToNothing(String),
@@ -112,7 +115,7 @@ impl EntryProblem {
 }
 
 /// Bytes of a name that an error message shows at most.
-const SHOWN_BYTES: usize = 200;
+const SHOWN_BYTES: usize = 100;
 
 /// `name` on one line: control characters and bytes outside ASCII escaped, and not longer than fits.
 pub(crate) fn printable(name: &[u8]) -> String {

@@ -14,7 +14,7 @@ const COMPAT_MTIME: u32 = 2;
 /// Size of an extended inode.
 pub(super) const INODE_BYTES: usize = 64;
 /// Inodes are numbered by their place in units of this many bytes.
-pub(super) const SLOT_BYTES: u64 = 32;
+pub(super) const SLOT_BYTES: usize = 32;
 /// Size of a directory entry, its name not included.
 pub(super) const DIRENT_BYTES: usize = 12;
 

@@ -33,6 +33,8 @@ pub(crate) fn write_metadata(tree: &Tree, mut blocks: BlockWriter) -> Result<Wri
     for (number, place) in (1..).zip(&plan.order) {
         plan.write_inode(tree, place, number, meta_block, &mut blocks)?;
     }
+    // fsck.erofs looks for attributes behind every inode, those without and the last one included.
+    blocks.append(&[0; SLOT_BYTES])?;
     blocks.align()?;
     let bytes = blocks.position();
     let inodes = plan.order.len() as u64;
@@ -67,7 +69,7 @@ struct Plan {
 impl Plan {
     fn new(tree: &Tree, first_block: u32) -> Result<Self, ConvertError> {
         let mut plan = Self { order: Vec::new(), nids: vec![0; tree.id_count()] };
-        let mut cursor = Cursor { offset: u64::from(ROOT_NID) * SLOT_BYTES, block: first_block };
+        let mut cursor = Cursor { offset: u64::from(ROOT_NID) * SLOT_BYTES as u64, block: first_block };
         plan.place(tree, Tree::ROOT, Tree::ROOT, &mut cursor)?;
         let mut next = 0;
         while let Some(&Place { id, .. }) = plan.order.get(next) {
@@ -104,7 +106,7 @@ impl Plan {
         };
         let block = cursor.take_blocks(full_blocks + extra_block)?;
         let offset = cursor.take_bytes(head + inline);
-        self.nids[id.index()] = offset / SLOT_BYTES;
+        self.nids[id.index()] = offset / SLOT_BYTES as u64;
         self.order.push(Place { id, parent, offset, block, size, layout });
         Ok(())
     }
@@ -206,7 +208,7 @@ impl Cursor {
     fn take_bytes(&mut self, len: u64) -> u64 {
         let room = BLOCK - self.offset % BLOCK;
         let offset = if len > room { self.offset.next_multiple_of(BLOCK) } else { self.offset };
-        self.offset = (offset + len).next_multiple_of(SLOT_BYTES);
+        self.offset = (offset + len).next_multiple_of(SLOT_BYTES as u64);
         offset
     }
 }

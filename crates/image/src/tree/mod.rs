@@ -144,7 +144,10 @@ impl Tree {
     /// One more name for what `target` is at this point.
     pub(crate) fn add_hard_link(&mut self, path: &EntryPath<'_>, target: &[u8]) -> Result<(), TreeError> {
         let (name, parents) = path.split_last().ok_or(EntryProblem::EmptyPath)?;
-        let target_path = EntryPath::parse(target, &self.limits)?;
+        let target_path = EntryPath::parse(target, &self.limits).map_err(|problem| match problem {
+            EntryProblem::DotDot => EntryProblem::LinkOutside(printable(target)),
+            other => other,
+        })?;
         let id = self.find(&target_path)?.ok_or_else(|| EntryProblem::LinkToNothing(printable(target)))?;
         if matches!(self.inode(id).node, Node::Directory(_)) {
             return Err(EntryProblem::LinkToDirectory(printable(target)).into());
