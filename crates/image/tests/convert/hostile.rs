@@ -12,7 +12,7 @@ use crate::{
 
 /// The error as the user gets it: the message and its causes.
 fn line(error: &ConvertError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn Error), |error| error.source());
+    let causes = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
