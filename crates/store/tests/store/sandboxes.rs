@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{another_process, dead, home, id, register, register_for, tables, test_home};
-use matchlock_model::{Phase, PhaseError, ProcessIdentity, SandboxId};
+use crate::support::{another_process, dead, home, id, register, register_for, tables, told_home};
+use matchlock_model::{Phase, PhaseError, ProcessIdentity, SandboxId, StateLayout};
 use matchlock_store::{Action, SandboxStore, Status, StoreError, own_identity};
 use rusqlite::Connection;
 
@@ -148,10 +148,13 @@ fn the_tables_are_the_documented_ones() {
 #[test]
 fn processes_that_open_register_and_append_at_once_lose_nothing() {
     const PROCESSES: u32 = 4;
+    if let Some(layout) = told_home() {
+        return register_and_append(&layout);
+    }
     let (home, layout) = home();
     let children: Vec<_> = (0..PROCESSES)
         .map(|n| {
-            another_process("sandboxes::registers_and_appends", home.path())
+            another_process("sandboxes::processes_that_open_register_and_append_at_once_lose_nothing", home.path())
                 .env("TEST_NUMBER", n.to_string())
                 .stdout(Stdio::null())
                 .spawn()
@@ -172,12 +175,10 @@ fn processes_that_open_register_and_append_at_once_lose_nothing() {
     store.check().unwrap();
 }
 
-#[test]
-#[ignore = "started by another test, in a process of its own"]
-fn registers_and_appends() {
-    let Some(layout) = test_home() else { return };
+/// What each of the processes does.
+fn register_and_append(layout: &StateLayout) {
     let number: u32 = std::env::var("TEST_NUMBER").unwrap().parse().unwrap();
-    let mut store = SandboxStore::open(&layout).unwrap();
+    let mut store = SandboxStore::open(layout).unwrap();
     let shared: SandboxId = id(0xffff);
     match register(&mut store, &shared, &[]) {
         Ok(()) | Err(StoreError::IdTaken(_)) => {}

@@ -63,15 +63,15 @@ pub(crate) fn dead() -> ProcessIdentity {
     identity
 }
 
-/// This test executable, to run its ignored test `entry` in a process of its own.
-pub(crate) fn another_process(entry: &str, home: &Path) -> Command {
+/// The calling test once more, in a process of its own, where [`told_home`] tells it that it is the other one.
+pub(crate) fn another_process(test: &str, home: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", entry, "--ignored", "--nocapture", "--test-threads=1"]).env("TEST_HOME", home);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("TEST_HOME", home);
     command
 }
 
-/// The home that [`another_process`] was told of; none if somebody runs the ignored tests by themselves.
-pub(crate) fn test_home() -> Option<StateLayout> {
+/// The home that [`another_process`] gave this process; none in the test itself.
+pub(crate) fn told_home() -> Option<StateLayout> {
     std::env::var_os("TEST_HOME").map(|home| StateLayout::new(home.as_ref()))
 }
 
