@@ -19,9 +19,9 @@ pub(super) const CONTROL_FD: i32 = 3;
 pub(super) const CONSOLE_FD: i32 = 4;
 pub(super) const FIRST_DISK_FD: i32 = 5;
 
-/// Most disks of one machine: `microvm` has 24 places for virtio devices; the control link takes one, and one is kept for a
-/// network interface.
-pub const MAX_DISKS: usize = 22;
+/// Most disks of one machine: `microvm` has 24 places for virtio devices, of which the first does not work (QEMU 7.2 with
+/// Linux 6.1: its interrupt never arrives), the control link takes one, and one is kept for a network interface.
+pub const MAX_DISKS: usize = 21;
 
 /// No system call that a running machine has no use for.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -41,7 +41,8 @@ pub(super) struct Host {
 
 /// The arguments after the program's name.
 pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
-    let mut args = Args(Vec::new());
+    let devices = 1 + machine.disks.len();
+    let mut args = Args { words: Vec::new(), board: host.board, devices };
     args.words(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", SANDBOX]);
     args.board(machine, host);
     args.option("-kernel", machine.kernel.as_os_str());
@@ -50,24 +51,29 @@ pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
     args.option("-chardev", format!("socket,id=console,fd={CONSOLE_FD}"));
     args.option("-serial", "chardev:console");
     // Two ports: the kernel's unused console, and ours. More would cost the guest a pair of queues each.
-    args.device(host.board, "virtio-serial", 0, "max_ports=2");
+    args.device("virtio-serial", 0, "max_ports=2");
     args.option("-chardev", format!("socket,id=control,fd={CONTROL_FD}"));
     args.option("-device", format!("virtserialport,nr=1,chardev=control,name={CONTROL_PORT}"));
     for (position, disk) in machine.disks.iter().enumerate() {
-        args.disk(host.board, position, disk);
+        args.disk(position, disk);
     }
-    args.0
+    args.words
 }
 
-struct Args(Vec<OsString>);
+struct Args {
+    words: Vec<OsString>,
+    board: Board,
+    /// Virtio devices in all.
+    devices: usize,
+}
 
 impl Args {
     fn words(&mut self, words: &[&str]) {
-        self.0.extend(words.iter().map(OsString::from));
+        self.words.extend(words.iter().map(OsString::from));
     }
 
     fn option(&mut self, name: &str, value: impl Into<OsString>) {
-        self.0.extend([name.into(), value.into()]);
+        self.words.extend([name.into(), value.into()]);
     }
 
     fn board(&mut self, machine: &Machine, host: Host) {
@@ -98,16 +104,17 @@ impl Args {
         }
     }
 
-    /// A virtio device at place `place` of the board, so that the guest finds them in this order.
-    fn device(&mut self, board: Board, kind: &str, place: usize, properties: &str) {
-        let device = match board {
-            Board::Microvm => format!("{kind}-device,bus=virtio-mmio-bus.{place},{properties}"),
-            Board::Q35 => format!("{kind}-pci,disable-legacy=on,addr={:#x},{properties}", place + 2),
+    /// The virtio device that the guest is to find as number `number`, counted from zero.
+    fn device(&mut self, kind: &str, number: usize, properties: &str) {
+        let device = match self.board {
+            // Linux finds them from the highest place downwards, because that is their order in QEMU's ACPI tables.
+            Board::Microvm => format!("{kind}-device,bus=virtio-mmio-bus.{},{properties}", self.devices - number),
+            Board::Q35 => format!("{kind}-pci,disable-legacy=on,addr={:#x},{properties}", number + 2),
         };
         self.option("-device", device);
     }
 
-    fn disk(&mut self, board: Board, position: usize, disk: &Disk) {
+    fn disk(&mut self, position: usize, disk: &Disk) {
         let set = position + 1;
         let fd = FIRST_DISK_FD.saturating_add_unsigned(u32::try_from(position).unwrap_or(u32::MAX));
         self.option("-add-fd", format!("fd={fd},set={set}"));
@@ -121,7 +128,7 @@ impl Args {
                 + &format!(r#""file":{{"driver":"file","filename":"/dev/fdset/{set}"}}}}"#),
         );
         let discard = if disk.discard { "on" } else { "off" };
-        self.device(board, "virtio-blk", position + 1, &format!("drive=disk{position},discard={discard}"));
+        self.device("virtio-blk", position + 1, &format!("drive=disk{position},discard={discard}"));
     }
 }
 
@@ -179,15 +186,15 @@ mod tests {
         -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests tsc_early_khz=2445406 tsc=reliable matchlock.test=1
         -chardev socket,id=console,fd=4
         -serial chardev:console
-        -device virtio-serial-device,bus=virtio-mmio-bus.0,max_ports=2
+        -device virtio-serial-device,bus=virtio-mmio-bus.3,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=5,set=1
         -blockdev {"driver":"raw","node-name":"disk0","read-only":true,"discard":"ignore","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/1"}}
-        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk0,discard=off
+        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off
         -add-fd fd=6,set=2
         -blockdev {"driver":"raw","node-name":"disk1","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/2"}}
-        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk1,discard=on
+        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on
         "#);
     }
 
