@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(commands::image::Verb),
+    /// Manage guest kernels
+    #[command(subcommand)]
+    Kernel(commands::kernel::Verb),
     /// Show version, commit and build target
     Version,
     /// Print a shell completion script

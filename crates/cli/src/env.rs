@@ -3,6 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::ValueEnum;
+use matchlock_sandbox::{Host, image::RegistryAccess};
 
 use crate::{args::LogLevel, error::CliError};
 
@@ -29,7 +30,8 @@ impl Environment {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let home = set("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         Ok(Self {
-            home: home.ok_or_else(|| CliError::failure("HOME is not set to an absolute path: set it to your home folder"))?,
+            home: home
+                .ok_or_else(|| CliError::failure("HOME is not set to an absolute path: set it to your home folder"))?,
             kernel: set("MATCHLOCK_KERNEL").map(PathBuf::from),
             term: set("TERM").and_then(|term| term.into_string().ok()),
             ready_fd: set(READY_FD),
@@ -42,8 +44,18 @@ impl Environment {
         let Some(word) = &self.log_level else { return Ok(None) };
         let level = word.to_str().and_then(|word| LogLevel::from_str(word, true).ok());
         level.map(Some).ok_or_else(|| {
-            CliError::failure(format!("invalid MATCHLOCK_LOG_LEVEL {word:?}: use debug, info, warn or error"))
+            CliError::failure(format!("invalid MATCHLOCK_LOG_LEVEL {}: use debug, info, warn or error", word.display()))
         })
+    }
+
+    /// This host, with the user's settings.
+    pub(crate) fn host(&self) -> Host {
+        Host::new(&self.home, self.kernel.clone())
+    }
+
+    /// How this user reaches registries.
+    pub(crate) fn registries(&self) -> RegistryAccess {
+        RegistryAccess::conventional(&self.home, |name| std::env::var_os(name))
     }
 
     /// The value of a variable that the user named (`-e NAME`).

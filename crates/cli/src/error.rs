@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io};
 
 use matchlock_model::ExitStatus;
+use matchlock_sandbox::store::StoreError;
 
 /// An error as the user meets it: one line, "operation: cause: cause", and an exit status.
 #[derive(Debug)]
@@ -27,9 +28,20 @@ impl CliError {
         move |error| Self::failure(format!("{operation}: {}", chain(&error)))
     }
 
+    /// For `map_err` where the error says by itself what could not be done.
+    pub(crate) fn plain<E: Error>(error: E) -> Self {
+        Self::failure(chain(&error))
+    }
+
     /// [`CliError::during`] for plain I/O errors.
     pub(crate) fn io(operation: &str) -> impl FnOnce(io::Error) -> Self {
         Self::during(operation)
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::plain(error)
     }
 }
 

@@ -5,6 +5,8 @@ mod commands;
 mod env;
 mod error;
 mod output;
+mod parse;
+mod progress;
 mod signals;
 mod stdio;
 mod usage;

@@ -5,8 +5,10 @@ use std::{
     os::fd::AsFd,
 };
 
-use matchlock_sandbox::exec::{INPUT_BLOCK, INPUT_BLOCKS, Streams};
-use matchlock_wire::{Stdio, TerminalSize};
+use matchlock_sandbox::{
+    Stdio, TerminalSize,
+    exec::{INPUT_BLOCK, INPUT_BLOCKS, Streams, Taker},
+};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -54,6 +56,13 @@ impl Connection {
             return Err(CliError::failure("-it requires a TTY: use -i to pipe standard input"));
         }
         Ok(())
+    }
+
+    /// Nobody to connect to: output is only for the log.
+    pub(crate) fn detached() -> Self {
+        let nowhere = || Some(Box::new(tokio::io::sink()) as Taker);
+        let streams = Streams { output: nowhere(), error: nowhere(), ..Streams::default() };
+        Self { stdio: Stdio::OutputOnly, streams, _raw: None }
     }
 
     /// Connect. From here on standard input is being read (other than in stream mode).
@@ -113,9 +122,7 @@ fn size() -> TerminalSize {
 fn resizes() -> Result<mpsc::Receiver<TerminalSize>, CliError> {
     let mut changes = signal(SignalKind::window_change()).map_err(CliError::io("watch the terminal's size"))?;
     let (sizes, queue) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while changes.recv().await.is_some() && sizes.send(size()).await.is_ok() {}
-    });
+    tokio::spawn(async move { while changes.recv().await.is_some() && sizes.send(size()).await.is_ok() {} });
     Ok(queue)
 }
 

@@ -7,7 +7,7 @@ use matchlock_wire::{Channel, Event, Exec, ExitKind, FailureKind, Note, Request,
 use thiserror::Error;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -19,17 +19,22 @@ pub const INPUT_BLOCKS: usize = 2;
 /// Bytes of such a block.
 pub const INPUT_BLOCK: usize = limits::MAX_DATA;
 
+/// Takes what a program writes.
+pub type Taker = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// Where a program's streams go. All are optional: what is missing is discarded, or at its end from the start.
 #[derive(Default)]
 pub struct Streams {
     /// Blocks of standard input, at most [`INPUT_BLOCK`] bytes each; the channel's end is the input's end.
     pub input: Option<mpsc::Receiver<Vec<u8>>>,
     /// Takes standard output, or all a terminal shows.
-    pub output: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub output: Option<Taker>,
     /// Takes standard error.
-    pub error: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub error: Option<Taker>,
     /// New sizes of the terminal.
     pub resizes: Option<mpsc::Receiver<TerminalSize>>,
+    /// Is told when the program has started; dropped if it does not.
+    pub started: Option<oneshot::Sender<()>>,
 }
 
 impl std::fmt::Debug for Streams {
@@ -75,19 +80,27 @@ pub async fn run(link: &Link, exec: Exec, streams: Streams) -> Result<ExitStatus
     let session = link.open(Request::Exec(exec)).await?;
     let output = Sink::spawn(streams.output, session.receipts(Channel::Output));
     let error = Sink::spawn(streams.error, session.receipts(Channel::Error));
-    let status = converse(session, streams.input, streams.resizes, &output, &error).await?;
+    let sources = Sources { input: streams.input, resizes: streams.resizes, started: streams.started };
+    let status = converse(session, sources, &output, &error).await?;
     output.finish().await;
     error.finish().await;
     Ok(status)
 }
 
+/// What comes from the caller's side while the program runs.
+struct Sources {
+    input: Option<mpsc::Receiver<Vec<u8>>>,
+    resizes: Option<mpsc::Receiver<TerminalSize>>,
+    started: Option<oneshot::Sender<()>>,
+}
+
 async fn converse(
     mut session: Session,
-    mut input: Option<mpsc::Receiver<Vec<u8>>>,
-    mut resizes: Option<mpsc::Receiver<TerminalSize>>,
+    sources: Sources,
     output: &Sink,
     error: &Sink,
 ) -> Result<ExitStatus, ExecError> {
+    let Sources { mut input, mut resizes, mut started } = sources;
     let mut credit = limits::WINDOW as usize;
     let mut status = None;
     loop {
@@ -97,17 +110,20 @@ async fn converse(
                 Some(Event::Data(_, _, bytes)) => error.put(bytes),
                 Some(Event::Credit(_, _, count)) => credit += count as usize,
                 Some(Event::Stopped(..)) => input = None,
+                Some(Event::Note(_, Note::Started { .. })) => {
+                    // Nobody may be waiting for it.
+                    started.take().map(|started| started.send(()));
+                }
                 Some(Event::Note(_, note)) => status = outcome(note)?.or(status),
                 Some(Event::Eof(..) | Event::Hello(_) | Event::Opened(..)) => {}
                 Some(Event::Ended(_)) => return status.ok_or(ExecError::Link(LinkError::Closed)),
                 None => return status.ok_or_else(|| ExecError::Link(session.fate())),
             },
-            block = next(&mut input), if credit >= INPUT_BLOCK => match block {
-                Some(bytes) => {
+            block = next(&mut input), if credit >= INPUT_BLOCK => {
+                if let Some(bytes) = block {
                     credit -= bytes.len();
                     session.send(Channel::Input, bytes);
-                }
-                None => {
+                } else {
                     input = None;
                     session.eof(Channel::Input);
                 }
@@ -149,10 +165,10 @@ struct Sink {
 }
 
 impl Sink {
-    fn spawn(taker: Option<Box<dyn AsyncWrite + Send + Unpin>>, receipts: Receipts) -> Self {
+    fn spawn(taker: Option<Taker>, receipts: Receipts) -> Self {
         let (bytes, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
         let task = tokio::spawn(async move {
-            let mut taker: Box<dyn AsyncWrite + Send + Unpin> = taker.unwrap_or_else(|| Box::new(tokio::io::sink()));
+            let mut taker: Taker = taker.unwrap_or_else(|| Box::new(tokio::io::sink()));
             while let Some(block) = queue.recv().await {
                 if taker.write_all(&block).await.is_err() || taker.flush().await.is_err() {
                     // Nobody reads any more: the program is to learn it as it would from a pipe.

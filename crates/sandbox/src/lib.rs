@@ -1,1 +1,24 @@
-//! …
+//! Composes image, store and VMM into a sandbox: the only crate that may.
+//!
+//! Called by the program's verbs. [`Sandbox`] is the supervisor's side of one life, [`client`] the way in for other
+//! processes, [`exec`] what both do with a link. What the verbs need of the crates below is re-exported here.
+
+pub mod client;
+pub mod exec;
+pub mod follow;
+mod host;
+mod link;
+mod log;
+mod relay;
+mod sandbox;
+mod socket;
+mod start;
+
+pub use host::{GuestFiles, Host, PrepareError};
+pub use link::{Link, LinkError};
+pub use log::VmLog;
+pub use matchlock_image as image;
+pub use matchlock_store as store;
+pub use matchlock_vmm as vmm;
+pub use matchlock_wire::{Exec, Stdio, TerminalSize};
+pub use sandbox::{AskError, CloseError, Keep, Launch, LaunchError, Sandbox};

@@ -125,7 +125,15 @@ impl Link {
         let fate = Arc::new(OnceLock::new());
         let link = Self { commands, fate: Arc::clone(&fate) };
         // The driver must not keep its own command queue open, or dropping every handle would not end it.
-        let driver = Driver { stream, mux, sessions: BTreeMap::new(), handles: link.commands.downgrade(), fate: Arc::clone(&fate), hello, accept };
+        let driver = Driver {
+            stream,
+            mux,
+            sessions: BTreeMap::new(),
+            handles: link.commands.downgrade(),
+            fate: Arc::clone(&fate),
+            hello,
+            accept,
+        };
         tokio::spawn(async move {
             if let Err(error) = driver.run(command_queue).await {
                 // The first reason is the one that counts.

@@ -7,6 +7,7 @@ pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod inspect;
+pub(crate) mod kernel;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod log;
@@ -30,12 +31,13 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
         Command::Get(args) => get::get(&args, environment),
         Command::Inspect(args) => inspect::inspect(&args, environment),
         Command::Log(args) => log::log(args, environment).await,
-        Command::Kill(args) => kill::kill(args, environment).await,
+        Command::Kill(args) => kill::kill(&args, environment),
         Command::Rm(args) => rm::rm(&args, environment),
         Command::Prune => prune::prune(environment),
         Command::Gc(args) => gc::gc(&args, environment),
         Command::Pull(args) => pull::pull(args, environment).await,
         Command::Image(verb) => image::image(verb, environment).await,
+        Command::Kernel(verb) => kernel::kernel(verb, environment).await,
         Command::Version => version::version(),
         Command::Completion(args) => completion::completion(&args),
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use matchlock_wire::Exec;
+use matchlock_sandbox::{Exec, Stdio};
 
 use crate::{
     env::Environment,
@@ -47,8 +47,13 @@ impl ProcessArgs {
 }
 
 /// A program and the environment that its own flags gave it, on this connection.
-pub(crate) fn request(argv: Vec<String>, mut env: Vec<(String, String)>, connection: &Connection, caller: &Environment) -> Exec {
-    if let (matchlock_wire::Stdio::Terminal(_), Some(term)) = (connection.stdio, &caller.term) {
+pub(crate) fn request(
+    argv: Vec<String>,
+    mut env: Vec<(String, String)>,
+    connection: &Connection,
+    caller: &Environment,
+) -> Exec {
+    if let (Stdio::Terminal(_), Some(term)) = (connection.stdio, &caller.term) {
         // The type of the terminal that the program gets; first, so that the user's own word wins.
         env.insert(0, ("TERM".to_owned(), term.clone()));
     }

@@ -28,7 +28,9 @@ fn parse(spec: &str, cache: &CacheLayout) -> Result<ExtraDisk, String> {
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/_.-".contains(&b);
     if !mount.starts_with('/') || mount == "/" || !mount.bytes().all(plain) || mount.split('/').any(|p| p == "..") {
-        return Err(format!("invalid guest mount path {mount:?}: use an absolute path of letters, digits, '_', '.', '-'"));
+        return Err(format!(
+            "invalid guest mount path {mount:?}: use an absolute path of letters, digits, '_', '.', '-'"
+        ));
     }
     let host_path = match source.strip_prefix('@') {
         Some(name) => volume(name, cache)?,

@@ -1,0 +1,111 @@
+//! `run --detach`: the same program once more, in a session of its own, as the sandbox's supervisor.
+//!
+//! It says on a pipe when the sandbox is ready. Until then it shares our stderr, so that what goes wrong is seen.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    process::{Command, Stdio},
+};
+
+use matchlock_model::{ExitStatus, SandboxId};
+use rustix::{
+    io::{FdFlags, fcntl_getfd, fcntl_setfd},
+    pipe::PipeFlags,
+};
+
+use crate::{
+    env::{Environment, READY_FD},
+    error::CliError,
+    output,
+};
+
+/// Start the supervisor and wait until its sandbox is ready, then print the id.
+pub(crate) async fn supervise_in_background() -> Result<ExitStatus, CliError> {
+    tokio::task::spawn_blocking(start_and_wait).await.map_err(CliError::during("detach"))?
+}
+
+fn start_and_wait() -> Result<ExitStatus, CliError> {
+    let failed = || CliError::io("detach");
+    let (ready, announce) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?;
+    let announce_fd = announce.as_raw_fd();
+    fcntl_setfd(&announce, FdFlags::empty()).map_err(io::Error::from).map_err(failed())?;
+    let mut command = Command::new(std::env::current_exe().map_err(failed())?);
+    command.args(std::env::args_os().skip(1)).env(READY_FD, announce_fd.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    leave_session(&mut command);
+    let mut supervisor = command.spawn().map_err(failed())?;
+    drop((command, announce));
+
+    let mut id = String::new();
+    File::from(ready).read_to_string(&mut id).map_err(failed())?;
+    if !id.is_empty() {
+        output::line(&id)?;
+        return Ok(ExitStatus::SUCCESS);
+    }
+    // It ended before its sandbox was ready, and has said why.
+    let status = supervisor.wait().map_err(failed())?;
+    Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), status.signal()) {
+        (Some(code), _) if code != 0 => ExitStatus::Code(code),
+        (_, Some(signal)) => {
+            return Err(CliError::failure(format!("the sandbox's supervisor was killed by signal {signal}")));
+        }
+        _ => ExitStatus::Failure,
+    })
+}
+
+#[expect(unsafe_code, reason = "a session of its own can only be entered between fork and exec")]
+fn leave_session(command: &mut Command) {
+    // SAFETY: setsid and the descriptor's flag are plain system calls; nothing is allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+}
+
+/// How a supervisor in the background says that its sandbox is ready.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    pipe: File,
+}
+
+impl Announcement {
+    /// The pipe that our parent made, if this process is such a supervisor.
+    pub(crate) fn from_environment(environment: &Environment) -> Result<Option<Self>, CliError> {
+        let Some(number) = &environment.ready_fd else { return Ok(None) };
+        let number = number.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
+        let bad = || CliError::failure(format!("{READY_FD} is for matchlock's own use: unset it"));
+        let fd = adopt(number.ok_or_else(bad)?).ok_or_else(bad)?;
+        Ok(Some(Self { pipe: File::from(fd) }))
+    }
+
+    /// Say it, and let go of the terminal.
+    pub(crate) fn make(mut self, id: &SandboxId) -> Result<(), CliError> {
+        self.pipe.write_all(id.as_str().as_bytes()).map_err(CliError::io("announce the sandbox"))?;
+        let null = File::options().write(true).open("/dev/null").map_err(CliError::io("open /dev/null"))?;
+        rustix::stdio::dup2_stderr(null).map_err(io::Error::from).map_err(CliError::io("let go of standard error"))
+    }
+}
+
+/// Take over a descriptor that was inherited under this number, if it is an open pipe.
+#[expect(unsafe_code, reason = "an inherited descriptor is known by its number only")]
+fn adopt(number: RawFd) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{number}");
+    let is_pipe = std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"));
+    if !is_pipe {
+        return None;
+    }
+    // SAFETY: the descriptor is open (it has an entry above), and nothing in this process owns it: it was inherited, and
+    // this is the one place that takes inherited descriptors by number, before anything else is opened.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    // Not for the children of this process.
+    let flags = fcntl_getfd(fd.as_fd()).ok()?;
+    fcntl_setfd(fd.as_fd(), flags | FdFlags::CLOEXEC).ok()?;
+    Some(fd)
+}

@@ -1,0 +1,65 @@
+//! `matchlock gc`.
+
+use matchlock_model::ExitStatus;
+use matchlock_sandbox::store::{Reconciled, Released, Report};
+
+use super::get;
+use crate::{
+    env::Environment,
+    error::{CliError, chain},
+    output,
+};
+
+/// Flags of `gc`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// End and clean running sandboxes, too
+    #[arg(long)]
+    force_running: bool,
+    /// Only this sandbox
+    id: Option<String>,
+}
+
+pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    let mut store = environment.host().sandboxes()?;
+    let reports = match &args.id {
+        Some(id) => vec![store.reconcile(&get::parse(id)?, args.force_running).map_err(CliError::during("gc"))?],
+        None => store.reconcile_all(args.force_running).map_err(CliError::during("gc"))?,
+    };
+    let mut complete = true;
+    for report in &reports {
+        complete &= show(report)?;
+    }
+    // A running sandbox is no failure, unless it is the one that was to be cleaned.
+    let refused = args.id.is_some() && matches!(reports[..], [Report { reconciled: Reconciled::Running, .. }]);
+    if complete && args.id.is_none() {
+        output::line(&format!("Reconciled {} VMs", reports.len()))?;
+    }
+    Ok(if complete && !refused { ExitStatus::SUCCESS } else { ExitStatus::Failure })
+}
+
+/// Print what came of one sandbox; `false` if something has to be tried again.
+fn show(report: &Report) -> Result<bool, CliError> {
+    let id = &report.id;
+    match &report.reconciled {
+        Reconciled::Running => output::line(&format!("{id}: skipped (VM is running)"))?,
+        Reconciled::Released(released) => {
+            if !released.cleaned.is_empty() {
+                output::line(&format!("{id}: cleaned {}", released.cleaned.join(", ")))?;
+            } else if released.failed.is_empty() {
+                output::line(&format!("{id}: no resources to clean"))?;
+            }
+            for (key, error) in &released.failed {
+                output::note(&format!("{id}: failed {key}: {}", chain(error)));
+            }
+            return Ok(released.failed.is_empty());
+        }
+    }
+    Ok(true)
+}
+
+/// What could not be given back, as one error.
+pub(crate) fn failures(released: &Released) -> Option<CliError> {
+    let failed: Vec<_> = released.failed.iter().map(|(key, error)| format!("{key}: {}", chain(error))).collect();
+    (!failed.is_empty()).then(|| CliError::failure(format!("{} (try matchlock gc)", failed.join("; "))))
+}

@@ -1,0 +1,52 @@
+//! `matchlock kill`.
+
+use matchlock_model::{ExitStatus, SandboxId};
+use matchlock_sandbox::store::{Reconciled, SandboxStore, Status};
+
+use super::{gc, get};
+use crate::{env::Environment, error::CliError, output};
+
+/// Flags of `kill`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Every sandbox that runs
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// The sandboxes
+    ids: Vec<String>,
+}
+
+pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    let mut store = environment.host().sandboxes()?;
+    let ids: Vec<SandboxId> = if args.all {
+        let sandboxes = store.list().map_err(CliError::during("list VMs"))?;
+        sandboxes.into_iter().filter(|sandbox| sandbox.status == Status::Running).map(|sandbox| sandbox.id).collect()
+    } else if args.ids.is_empty() {
+        return Err(CliError::failure("VM ID required (or use --all)"));
+    } else {
+        args.ids.iter().map(|id| get::parse(id)).collect::<Result<_, _>>()?
+    };
+    let mut status = ExitStatus::SUCCESS;
+    for id in ids {
+        match end(&mut store, &id) {
+            Ok(()) => output::line(&format!("Killed {id}"))?,
+            Err(error) => {
+                output::note(&format!("Failed to kill {id}: {error}"));
+                status = ExitStatus::Failure;
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// End a running sandbox in order, and come back when it is gone.
+fn end(store: &mut SandboxStore, id: &SandboxId) -> Result<(), CliError> {
+    let sandbox = store.get(id).map_err(CliError::during("get VM"))?;
+    if sandbox.status != Status::Running {
+        return Err(CliError::failure(format!("VM {id} is not running (status: {})", sandbox.status)));
+    }
+    match store.reconcile(id, true).map_err(CliError::during("end VM"))?.reconciled {
+        Reconciled::Running => Err(CliError::failure("VM is still running")),
+        Reconciled::Released(released) => gc::failures(&released).map_or(Ok(()), Err),
+    }
+}

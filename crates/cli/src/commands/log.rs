@@ -1,0 +1,46 @@
+//! `matchlock log`.
+
+use std::os::fd::OwnedFd;
+
+use matchlock_model::ExitStatus;
+use matchlock_sandbox::{follow, store};
+
+use super::get;
+use crate::{env::Environment, error::CliError, output, signals::Signals};
+
+/// Flags of `log`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Go on until the sandbox ends
+    #[arg(short, long)]
+    follow: bool,
+    /// The sandbox
+    id: String,
+}
+
+pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    let sandbox = get::find(&args.id, environment)?;
+    let path = environment.host().state.vm(&sandbox.id).log();
+    let supervisor: Option<OwnedFd> = match &sandbox.owner {
+        Some(owner) if args.follow => store::open_process(owner).map_err(CliError::during("read VM log"))?,
+        _ => None,
+    };
+    let Some(supervisor) = supervisor else {
+        follow::read(&path, output::bytes)?;
+        return Ok(ExitStatus::SUCCESS);
+    };
+    let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
+    // A thread of its own; after a signal nobody waits for it.
+    let following = tokio::task::spawn_blocking(move || follow::follow(&path, &supervisor, output::bytes));
+    tokio::select! {
+        result = following => result.map_err(CliError::during("read VM log"))??,
+        _ = signals.next() => {}
+    }
+    Ok(ExitStatus::SUCCESS)
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::failure(format!("read VM log: {error}"))
+    }
+}

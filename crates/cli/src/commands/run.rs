@@ -1,0 +1,295 @@
+//! `matchlock run`: make a sandbox, run a command in it, leave nothing.
+//!
+//! This process is the sandbox's supervisor: while it lives the sandbox does, and nothing else has to run.
+
+use std::time::Duration;
+
+use matchlock_model::{
+    CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
+};
+use matchlock_sandbox::{Keep, Launch, Sandbox};
+use tokio::sync::oneshot;
+
+use super::{
+    detach::{self, Announcement},
+    image,
+    process::{self, ProcessArgs, boolean},
+};
+use crate::{
+    env::Environment,
+    error::CliError,
+    output, parse,
+    signals::Signals,
+    stdio::{Connection, Mode},
+};
+
+/// Flags of `run`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that people type")]
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image reference or local tag
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    /// Ask the registry even if the image is here
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pull: bool,
+    #[command(flatten)]
+    process: ProcessArgs,
+    /// Virtual processors; a fraction is enforced as a share of time
+    #[arg(long, default_value_t = 1.0, value_name = "N")]
+    cpus: f64,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    memory: u32,
+    /// Size of the writable layer in MiB; it takes up only what is written
+    #[arg(long, default_value_t = 5120, value_name = "MIB")]
+    disk_size: u32,
+    /// Mount an ext4 image, or @NAME for a volume, in the guest
+    #[arg(long, value_name = "HOST_PATH:GUEST_MOUNT[:ro]")]
+    disk: Vec<String>,
+    /// Add a line to the guest's /etc/hosts: NAME:IP
+    #[arg(long, value_delimiter = ',', value_name = "NAME:IP")]
+    add_host: Vec<String>,
+    /// Resolvers for the guest's /etc/resolv.conf
+    #[arg(long, value_delimiter = ',', value_name = "IP")]
+    dns_servers: Vec<std::net::IpAddr>,
+    /// The guest's host name (default: the sandbox's id)
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Loopback only (sandboxes have no other network yet)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    no_network: bool,
+    /// Replace the image's entrypoint; empty to clear it
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Let commands keep all capabilities and system calls
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    privileged: bool,
+    /// End the sandbox after this many seconds, image and boot included; 0 for never
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS")]
+    timeout: u64,
+    /// How long the guest's processes get between SIGTERM and SIGKILL at the end, such as 500ms or 5s
+    #[arg(long, default_value = "0s", value_parser = parse::duration, value_name = "DURATION")]
+    graceful_shutdown: Duration,
+    /// Remove the sandbox after the command; --rm=false keeps it running for exec, and its record and log afterwards
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    rm: bool,
+    /// Print the sandbox's id when it is ready and leave it running; implies --rm=false
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    detach: bool,
+    /// The command and its arguments (default: the image's)
+    command: Vec<String>,
+}
+
+/// What was typed, validated; what the image decides is still open.
+struct Plan {
+    args: Args,
+    mode: Mode,
+    resources: Resources,
+    network: Network,
+    variables: Vec<(String, String)>,
+    disks: Vec<ExtraDisk>,
+}
+
+pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    let announcement = Announcement::from_environment(environment)?;
+    let plan = Plan::new(args, environment)?;
+    if plan.args.detach && announcement.is_none() {
+        return detach::supervise_in_background().await;
+    }
+    Connection::check(plan.mode)?;
+    let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
+    let deadline = plan.args.timeout;
+    let deadline = async move {
+        let for_ever = std::future::pending::<()>();
+        if deadline == 0 {
+            for_ever.await;
+        } else {
+            // Running out is the event that is waited for.
+            let _ = tokio::time::timeout(Duration::from_secs(deadline), for_ever).await;
+        }
+    };
+    let ended_early = async {
+        tokio::select! {
+            signal = signals.next() => ExitStatus::Interrupted(signal),
+            () = deadline => ExitStatus::TimedOut,
+        }
+    };
+    plan.supervise(environment, announcement, ended_early).await
+}
+
+impl Plan {
+    /// Everything that can be refused without looking at the image is refused here, before anything is touched.
+    fn new(args: Args, environment: &Environment) -> Result<Self, CliError> {
+        if args.detach && (args.process.tty || args.process.interactive) {
+            return Err(CliError::failure("--detach cannot be combined with -t/--tty or -i/--interactive"));
+        }
+        if !args.no_network {
+            return Err(CliError::failure("--no-network=false: sandboxes have no network yet"));
+        }
+        let cpus = CpuCount::try_from(args.cpus).map_err(|error| CliError::failure(error.to_string()))?;
+        let host_cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        if cpus.vcpus() > host_cpus {
+            return Err(CliError::failure(format!("--cpus must be <= host cpus ({host_cpus})")));
+        }
+        let resources =
+            Resources { cpus, memory_mb: args.memory, disk_size_mb: args.disk_size, timeout_seconds: args.timeout };
+        resources.check().map_err(|error| CliError::failure(error.to_string()))?;
+        let cache = environment.host().cache;
+        Ok(Self {
+            mode: args.process.mode(),
+            resources,
+            network: Network {
+                no_network: true,
+                hostname: args.hostname.as_deref().map(parse::hostname).transpose()?.unwrap_or_default(),
+                dns_servers: args.dns_servers.clone(),
+                add_hosts: args.add_host.iter().map(|spec| parse::add_host(spec)).collect::<Result<_, _>>()?,
+            },
+            variables: args.process.environment()?,
+            disks: args.disk.iter().map(|spec| parse::extra_disk(spec, &cache)).collect::<Result<_, _>>()?,
+            args,
+        })
+    }
+
+    const fn keep(&self) -> Keep {
+        if self.args.rm && !self.args.detach { Keep::Nothing } else { Keep::Record }
+    }
+
+    /// The specification, now that the image has told its part.
+    fn spec(&self, mut config: ImageConfig) -> SandboxSpec {
+        let ProcessArgs { user, workdir, .. } = &self.args.process;
+        if !user.is_empty() {
+            config.user.clone_from(user);
+        }
+        if !workdir.is_empty() {
+            config.working_dir.clone_from(workdir);
+        }
+        SandboxSpec {
+            // The launch replaces it by one that is free.
+            id: SandboxId::from_random([0; 4]),
+            image: self.args.image.clone(),
+            privileged: self.args.privileged,
+            resources: self.resources.clone(),
+            network: self.network.clone(),
+            env: self.variables.iter().cloned().collect(),
+            extra_disks: self.disks.clone(),
+            image_config: config,
+        }
+    }
+
+    /// The sandbox's life: image, launch, command, and in every case its end.
+    async fn supervise(
+        self,
+        environment: &Environment,
+        announcement: Option<Announcement>,
+        ended_early: impl Future<Output = ExitStatus>,
+    ) -> Result<ExitStatus, CliError> {
+        tokio::pin!(ended_early);
+        let host = environment.host();
+        let prepared = async {
+            let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
+            let command = compose_command(&image.config, self.args.entrypoint.as_deref(), &self.args.command);
+            if command.is_empty() && self.keep() == Keep::Nothing {
+                return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
+            }
+            let spec = self.spec(image.config.clone());
+            let launch = Launch { spec, image: image.rootfs.clone(), keep: self.keep() };
+            let sandbox = Sandbox::launch(&host, launch).await.map_err(CliError::during("start sandbox"))?;
+            Ok((sandbox, command))
+        };
+        let (sandbox, command) = tokio::select! {
+            prepared = prepared => prepared?,
+            // Whatever the launch had taken is given back when it is dropped.
+            status = &mut ended_early => return Ok(self.explain(status)),
+        };
+        for notice in sandbox.notices() {
+            output::note(notice);
+        }
+        let worked = tokio::select! {
+            status = self.work(&sandbox, command, announcement, environment) => status,
+            status = &mut ended_early => Ok(self.explain(status)),
+            reason = sandbox.ended() => Err(CliError::failure(format!("sandbox ended: {reason}"))),
+        };
+        let closed = sandbox.close(self.args.graceful_shutdown).await.map_err(CliError::during("close sandbox"));
+        // The command's own status tells more than a failed clean-up, which gc repeats.
+        match (worked, closed) {
+            (Ok(status), Err(error)) => {
+                output::error(&error);
+                Ok(if status == ExitStatus::SUCCESS { ExitStatus::Failure } else { status })
+            }
+            (worked, _) => worked,
+        }
+    }
+
+    /// Run the command, if there is one; a kept sandbox then stays until it is ended.
+    async fn work(
+        &self,
+        sandbox: &Sandbox,
+        command: Vec<String>,
+        mut announcement: Option<Announcement>,
+        environment: &Environment,
+    ) -> Result<ExitStatus, CliError> {
+        let keeps = self.keep() == Keep::Record;
+        if keeps && announcement.is_none() {
+            let id = sandbox.id();
+            output::note(&format!(
+                "Sandbox {id} is running\n  Connect: matchlock exec {id} -it bash\n  Stop:    matchlock kill {id}"
+            ));
+        }
+        if command.is_empty() {
+            announcement.map(|ready| ready.make(sandbox.id())).transpose()?;
+            std::future::pending::<()>().await;
+        } else {
+            let status = self.command(sandbox, command, &mut announcement, environment).await?;
+            if !keeps {
+                return Ok(status);
+            }
+            tracing::info!("the command ended with status {}; the sandbox stays", status.code());
+            // Ended by `kill`, a signal or the deadline: see `supervise`.
+            std::future::pending::<()>().await;
+        }
+        Ok(ExitStatus::SUCCESS)
+    }
+
+    async fn command(
+        &self,
+        sandbox: &Sandbox,
+        command: Vec<String>,
+        announcement: &mut Option<Announcement>,
+        environment: &Environment,
+    ) -> Result<ExitStatus, CliError> {
+        let connection = match announcement {
+            Some(_) => Connection::detached(),
+            None => Connection::open(self.mode)?,
+        };
+        let request = process::request(command, Vec::new(), &connection, environment);
+        let mut streams = connection.streams;
+        if self.mode != Mode::Terminal {
+            streams.output = streams.output.map(|taker| sandbox.log().copy_of(taker));
+            streams.error = streams.error.map(|taker| sandbox.log().copy_of(taker));
+        }
+        let (started, has_started) = oneshot::channel();
+        streams.started = Some(started);
+        let program = sandbox.exec(request, streams);
+        let announce = async {
+            // An error here means that the program did not start; `program` says why.
+            if has_started.await.is_ok()
+                && let Some(ready) = announcement.take()
+            {
+                ready.make(sandbox.id())?;
+            }
+            std::future::pending::<Result<ExitStatus, CliError>>().await
+        };
+        tokio::select! {
+            status = program => Ok(status?),
+            error = announce => error,
+        }
+    }
+
+    fn explain(&self, status: ExitStatus) -> ExitStatus {
+        if status == ExitStatus::TimedOut {
+            output::note(&format!("timeout of {} seconds reached", self.args.timeout));
+        }
+        status
+    }
+}

@@ -1,0 +1,76 @@
+//! The one message that turns a booted guest into this sandbox. Pure: specification and host facts in, message out.
+
+use matchlock_model::SandboxSpec;
+use matchlock_vmm::Disk;
+use matchlock_wire::{DiskMount, HostEntry, RootDisks, Start};
+
+/// Block devices of every sandbox, in the machine's order; the user's disks follow.
+pub(crate) const LOWER: u32 = 0;
+/// The writable layer's number.
+pub(crate) const UPPER: u32 = 1;
+
+/// The machine's disks for `spec`: image, writable layer, the user's own.
+pub(crate) fn disks(spec: &SandboxSpec, image: std::path::PathBuf, upper: std::path::PathBuf) -> Vec<Disk> {
+    let own = spec.extra_disks.iter().map(|disk| {
+        if disk.readonly { Disk::readonly(disk.host_path.clone()) } else { Disk::durable(disk.host_path.clone()) }
+    });
+    [Disk::readonly(image), Disk::scratch(upper)].into_iter().chain(own).collect()
+}
+
+/// What the guest is told.
+pub(crate) fn message(spec: &SandboxSpec, clock_ns: u64, entropy: [u8; 32]) -> Start {
+    let network = &spec.network;
+    let disks = spec.extra_disks.iter().zip(UPPER + 1..).map(|(disk, device)| DiskMount {
+        device,
+        mount: disk.guest_mount.clone(),
+        readonly: disk.readonly,
+    });
+    Start {
+        clock_ns,
+        entropy,
+        hostname: if network.hostname.is_empty() { spec.id.to_string() } else { network.hostname.clone() },
+        dns_servers: network.dns_servers.clone(),
+        add_hosts: network.add_hosts.iter().map(|h| HostEntry { host: h.host.clone(), ip: h.ip }).collect(),
+        root: RootDisks { lower: LOWER, upper: UPPER },
+        disks: disks.collect(),
+        cpu_quota: spec.resources.cpus.quota(),
+        privileged: spec.privileged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use matchlock_model::{ExtraDisk, ImageConfig, Network, Resources, SandboxId};
+
+    use super::*;
+
+    #[test]
+    fn the_users_disks_are_numbered_as_the_machine_has_them() {
+        let disk = |name: &str, readonly| ExtraDisk {
+            host_path: PathBuf::from(name),
+            guest_mount: format!("/mnt{name}"),
+            readonly,
+        };
+        let spec = SandboxSpec {
+            id: SandboxId::from_random([1; 4]),
+            image: "debian".to_owned(),
+            privileged: false,
+            resources: Resources::default(),
+            network: Network::default(),
+            env: [].into(),
+            extra_disks: vec![disk("/a", false), disk("/b", true)],
+            image_config: ImageConfig::default(),
+        };
+        let machine = disks(&spec, "/image".into(), "/upper".into());
+        let start = message(&spec, 0, [0; 32]);
+        assert_eq!(start.hostname, spec.id.as_str());
+        assert_eq!(machine[start.root.lower as usize].file, PathBuf::from("/image"));
+        assert_eq!(machine[start.root.upper as usize].file, PathBuf::from("/upper"));
+        for mount in &start.disks {
+            let disk = &machine[mount.device as usize];
+            assert_eq!((format!("/mnt{}", disk.file.display()), disk.readonly), (mount.mount.clone(), mount.readonly));
+        }
+    }
+}
