@@ -1,6 +1,8 @@
 //! Real guests: QEMU, the distribution's kernel, the real guest binary. Each boot takes two to three seconds under
 //! emulation. Needs `qemu-system-x86` and `e2fsprogs`, and once the distribution's package archive for a kernel.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs, io,
     os::unix::net::UnixStream,
@@ -144,8 +146,8 @@ fn disks(dir: &Path) -> Vec<Disk> {
     for (path, size) in paths.iter().zip([64, 9, 17]) {
         upper::create(&cache().uppers(), size, path).unwrap();
     }
-    let [upper, two, three] = paths;
-    vec![Disk::readonly(image), Disk::scratch(upper), Disk::durable(two), Disk::readonly(three)]
+    let [writable, second, third] = paths;
+    vec![Disk::readonly(image), Disk::scratch(writable), Disk::durable(second), Disk::readonly(third)]
 }
 
 async fn become_sandbox(link: &mut Link) {
