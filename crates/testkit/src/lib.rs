@@ -1,12 +1,21 @@
-//! What tests share: images made of real layers, and a real registry on loopback.
+//! What tests share: a home for each test and the program under test in it, images made of real layers, and a real
+//! registry on loopback.
 //!
 //! A development dependency only. What needs a program of the distribution says which package has it when the program
 //! is missing; nothing here is a stand-in for the real thing.
 
+mod home;
+pub mod images;
 mod layout;
+mod leaks;
+mod matchlock;
 mod registry;
+mod target;
 mod tool;
 
+pub use home::Home;
 pub use layout::{Compression, ImageSpec, LayerTar, OciLayout, busybox_layer};
+pub use matchlock::{Matchlock, Output, Running};
 pub use registry::{LoopbackRegistry, Options};
+pub use target::matchlock_binary;
 pub use tool::{run, tool};
