@@ -99,7 +99,7 @@ impl Agent {
             link,
             mux: Mux::new(Role::Guest),
             reaper: Reaper::new().doing(|| "watch for ended processes".to_owned())?,
-            spawner: Spawner::new().doing(|| "prepare to start programs".to_owned())?,
+            spawner: Spawner::new(),
             stage: Stage::Parked,
             sessions: Vec::new(),
             endings: Vec::new(),
@@ -290,7 +290,7 @@ impl Agent {
             Stage::Parked | Stage::Broken => return Err(internal("the sandbox has not been started")),
             Stage::PoweringOff(_) => return Err(internal("the sandbox is ending")),
         }
-        let (pid, ends) = exec::start(request, &self.spawner)?;
+        let (pid, ends) = exec::start(request, &mut self.spawner)?;
         self.sessions.push(Session::new(id, pid, ends));
         let _ = self.mux.note(id, &Note::Started { pid: pid.as_raw_nonzero().get().unsigned_abs() });
         Ok(None)

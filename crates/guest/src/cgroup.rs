@@ -16,13 +16,13 @@ const PERIOD: u32 = 100_000;
 /// The smallest quota that the kernel takes, in microseconds.
 const MIN_QUOTA: u32 = 1_000;
 
-/// Make the cgroup, with `quota` microseconds of processor time in each period.
+/// Make the cgroup, with `quota` microseconds of processor time in each period. Returns its `cgroup.procs`.
 pub(crate) fn limited(quota: u32) -> Result<OwnedFd, Errno> {
     set(&format!("{ROOT}/cgroup.subtree_control"), "+cpu")?;
     let path = format!("{ROOT}/sandbox");
     mkdirat(CWD, &path, Mode::from_raw_mode(0o755))?;
     set(&format!("{path}/cpu.max"), &format!("{} {PERIOD}", quota.max(MIN_QUOTA)))?;
-    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    open(format!("{path}/cgroup.procs"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn set(path: &str, value: &str) -> Result<(), Errno> {

@@ -28,7 +28,7 @@ const TERM: (&str, &str) = ("TERM", "linux");
 const MAX_USER_FILE: u64 = 4 * 1024 * 1024;
 
 /// Start what `request` asks for.
-pub(crate) fn start(request: &Exec, spawner: &Spawner) -> Result<(Pid, AgentEnds), Failure> {
+pub(crate) fn start(request: &Exec, spawner: &mut Spawner) -> Result<(Pid, AgentEnds), Failure> {
     let account = find_account(&request.user)?;
     let cwd = if request.cwd.is_empty() { "/" } else { &request.cwd };
     find_folder(cwd, request.create_cwd)?;

@@ -146,15 +146,17 @@ impl Host {
         }
     }
 
-    /// Read until the session's program has written a line to its output; returns the program.
-    fn until_line(&mut self, id: SessionId) -> Pid {
+    /// Read until the session's program has written a line to its output; returns the program and the line.
+    fn until_line(&mut self, id: SessionId) -> (Pid, String) {
         let mut pid = None;
         loop {
             match self.next() {
                 Event::Note(of, Note::Started { pid: number }) if of == id => {
                     pid = Pid::from_raw(number.cast_signed());
                 }
-                Event::Data(of, Channel::Output, bytes) if of == id && bytes.contains(&b'\n') => return pid.unwrap(),
+                Event::Data(of, Channel::Output, bytes) if of == id && bytes.contains(&b'\n') => {
+                    return (pid.unwrap(), String::from_utf8(bytes).unwrap());
+                }
                 Event::Note(_, note @ (Note::Exited(_) | Note::Failed(_))) => panic!("{note:?}"),
                 _ => {}
             }
@@ -372,7 +374,7 @@ fn a_terminals_last_output_arrives_even_if_a_child_keeps_it_open() {
 fn a_cancelled_program_ends_at_once_if_it_takes_sigterm() {
     let mut host = Host::new();
     let id = host.open(shell("echo ready; sleep 100; echo not reached"));
-    let program = host.until_line(id);
+    let (program, _) = host.until_line(id);
     let begin = Instant::now();
     host.mux.end(id);
     host.follow(id, None);
@@ -384,7 +386,7 @@ fn a_cancelled_program_ends_at_once_if_it_takes_sigterm() {
 fn a_cancelled_program_that_ignores_sigterm_is_killed_with_its_group() {
     let mut host = Host::new();
     let id = host.open(shell("trap '' TERM; sleep 100 & echo $!; while :; do sleep 1; done"));
-    let program = host.until_line(id);
+    let (program, _) = host.until_line(id);
     let begin = Instant::now();
     host.mux.end(id);
     host.follow(id, None);
@@ -397,7 +399,7 @@ fn a_cancelled_program_that_ignores_sigterm_is_killed_with_its_group() {
 fn a_stopped_program_can_be_cancelled() {
     let mut host = Host::new();
     let id = host.open(shell("echo ready; kill -STOP $$; echo not reached"));
-    let program = host.until_line(id);
+    let (program, _) = host.until_line(id);
     host.mux.end(id);
     host.follow(id, None);
     await_death(program);
@@ -407,7 +409,7 @@ fn a_stopped_program_can_be_cancelled() {
 fn the_programs_of_a_host_that_leaves_are_ended() {
     let mut host = Host::new();
     let id = host.open(shell("echo ready; sleep 100"));
-    let program = host.until_line(id);
+    let (program, _) = host.until_line(id);
     host.socket.shutdown(std::net::Shutdown::Both).unwrap();
     await_death(program);
     assert_eq!(host.agent.try_wait().unwrap(), None, "the agent waits for the next host");
@@ -416,12 +418,11 @@ fn the_programs_of_a_host_that_leaves_are_ended() {
 #[test]
 fn signals_reach_the_whole_process_group() {
     let mut host = Host::new();
-    let id = host.open(shell("echo ready; sleep 100; echo not reached"));
-    host.until_line(id);
-    host.mux.note(id, &Note::Signal(2)).unwrap();
-    let story = host.follow(id, None);
-    assert_eq!(story.exit(), &Note::Exited(ExitKind::Signal(2)));
-    assert_eq!(story.text(), "");
+    let id = host.open(shell("sleep 300 & echo $!; wait"));
+    let (_, line) = host.until_line(id);
+    host.mux.note(id, &Note::Signal(15)).unwrap();
+    assert_eq!(host.follow(id, None).exit(), &Note::Exited(ExitKind::Signal(15)));
+    await_death(Pid::from_raw(line.trim().parse().unwrap()).unwrap());
 }
 
 #[test]
