@@ -39,3 +39,11 @@ pub(crate) fn find(archive: &Archive, platform: &Platform) -> Result<Contained, 
         Err(ArchiveError::NotAnImage)
     }
 }
+
+/// Do with `tar` all that an import does before it unpacks layers. For the fuzz target `docker_manifest`.
+#[doc(hidden)]
+pub fn fuzz_archive(tar: &[u8], spool: &std::path::Path) {
+    if let Ok(archive) = Archive::read(tar, spool, &crate::Limits::default(), &()) {
+        let _ = find(&archive, &Platform::host());
+    }
+}

@@ -35,7 +35,7 @@ mod tree;
 pub use cache::{Image, ImageCache};
 pub use convert::{AppliedLayer, ConvertError, Converter, EntryProblem, ImageSummary, Limits};
 pub use error::ImageError;
-pub use import::ArchiveError;
+pub use import::{ArchiveError, fuzz_archive};
 pub use manifest::ManifestError;
 pub use matchlock_store::{SavedImage, Scope, Source};
 pub use platform::Platform;

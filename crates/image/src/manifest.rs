@@ -250,13 +250,14 @@ impl Configuration {
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .collect(),
         };
-        Ok(Self { platform: Platform { os: raw.os, architecture: raw.architecture }, config, diff_ids })
+        let os = if raw.os.is_empty() { "linux".to_owned() } else { raw.os };
+        Ok(Self { platform: Platform { os, architecture: raw.architecture }, config, diff_ids })
     }
 
-    /// Refuse an image that this machine cannot run. Configurations without a platform are taken at their word.
+    /// Refuse an image that this machine cannot run. One that names no processor is taken at its word.
     pub(crate) fn require(&self, wanted: &Platform) -> Result<(), ManifestError> {
-        let differs = |found: &str, wanted: &str| !found.is_empty() && found != wanted;
-        if differs(&self.platform.os, &wanted.os) || differs(&self.platform.architecture, &wanted.architecture) {
+        let any_processor = self.platform.architecture.is_empty() && self.platform.os == wanted.os;
+        if self.platform != *wanted && !any_processor {
             return Err(ManifestError::WrongPlatform { found: self.platform.clone(), wanted: wanted.clone() });
         }
         Ok(())

@@ -145,7 +145,7 @@ fn what_is_wrong_with_an_archive_is_one_line_and_leaves_nothing() {
     no layers: tarball: no layers
     layer is text: extract image: layer 1: not a tar header at byte 0 of the layer: wrong checksum
     two images: tarball: it holds 2 images (a:1, b:1); save one of them alone
-    foreign: tarball: the image is for /s390x, and this machine runs linux/amd64
+    foreign: tarball: the image is for linux/s390x, and this machine runs linux/amd64
     two names in an index: tarball: it holds 2 images (one:1, two:1); save one of them alone
     damaged OCI manifest: tarball: blobs/sha256/93c90dde0f6a3b22fc3f7166c7fd79871e3de0ebd1574685ca3adbd31f9333c0 has digest sha256:9fed77225781b389750867533772afcbcaf91187d69a8ccb372a778847738928, expected sha256:93c90dde0f6a3b22fc3f7166c7fd79871e3de0ebd1574685ca3adbd31f9333c0
     "#);

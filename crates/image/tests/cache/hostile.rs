@@ -1,62 +1,14 @@
 //! Registries that break off, fall silent, or send what nobody asked for.
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io::Write, sync::Arc, thread, time::Duration};
 
 use matchlock_image::{Event, RegistryAccess};
-use matchlock_testkit::{ImageSpec, LayerTar, LoopbackRegistry, OciLayout, Options};
+use matchlock_testkit::{LoopbackRegistry, Options};
 
-use crate::support::{Home, Recorder, line, noise, pull, reference};
-
-/// A server on loopback that gives each connection, with its number and its request's first line, to `serve`.
-fn server(serve: impl Fn(usize, String, TcpStream) + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = listener.local_addr().unwrap().to_string();
-    let serve = Arc::new(serve);
-    thread::spawn(move || {
-        for (number, connection) in listener.incoming().enumerate() {
-            let (Ok(mut connection), serve) = (connection, Arc::clone(&serve)) else { return };
-            thread::spawn(move || {
-                let mut request = Vec::new();
-                let mut byte = [0];
-                while !request.ends_with(b"\r\n\r\n") && connection.read(&mut byte).is_ok_and(|read| read > 0) {
-                    request.push(byte[0]);
-                }
-                serve(number, String::from_utf8_lossy(&request).into_owned(), connection);
-            });
-        }
-    });
-    host
-}
-
-/// In front of `registry`: one request per connection; `cut` says after how many bytes of an answer to break off.
-fn cutting_proxy(
-    registry: &LoopbackRegistry,
-    cut: impl Fn(usize, &str) -> Option<u64> + Send + Sync + 'static,
-) -> String {
-    let upstream = registry.host();
-    server(move |number, request, mut client| {
-        let limit = cut(number, &request).unwrap_or(u64::MAX);
-        let mut registry = TcpStream::connect(&upstream).unwrap();
-        registry.write_all(request.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).unwrap();
-        let _ = std::io::copy(&mut registry.take(limit), &mut client);
-    })
-}
-
-/// Access without long pauses between tries.
-fn quick() -> RegistryAccess {
-    RegistryAccess { pause: Duration::from_millis(5), ..RegistryAccess::anonymous() }
-}
-
-fn image_of(bytes: usize) -> OciLayout {
-    let layer = LayerTar::new().file("big", 0o644, &noise(bytes, 7)).unwrap().finish().unwrap();
-    OciLayout::of(&ImageSpec::new(vec![layer])).unwrap()
-}
+use crate::{
+    servers::{cutting_proxy, forward, image_of, quick, server},
+    support::{Home, Recorder, line, pull, reference},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_that_breaks_off_goes_on_where_it_was() {
@@ -64,7 +16,7 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
     registry.push(&image_of(5_000_000), "big:1").unwrap();
     let (home, recorder) = (Home::new(), Arc::new(Recorder::default()));
     // Each answer ends after 1.5 MB: without Range requests there would be no end.
-    let proxy = cutting_proxy(&registry, |_, request| (request.contains("/blobs/")).then_some(1_500_000));
+    let proxy = cutting_proxy(&registry, |request| (request.contains("/blobs/")).then_some(1_500_000));
     let image =
         home.cache_with(quick()).resolve(&reference(&format!("{proxy}/big:1")), false, recorder.clone()).await.unwrap();
     assert_eq!(recorder.count(|event| matches!(event, Event::Retrying { .. })), 3);
@@ -78,12 +30,11 @@ async fn a_pull_that_failed_is_taken_up_by_the_next_one() {
     registry.push(&image_of(5_000_000), "big:1").unwrap();
     let home = Home::new();
     // Any request for the rest breaks off at once.
-    let proxy =
-        cutting_proxy(&registry, |_, request| match (request.contains("/blobs/"), request.contains("range:")) {
-            (true, true) => Some(0),
-            (true, false) => Some(2_000_000),
-            _ => None,
-        });
+    let proxy = cutting_proxy(&registry, |request| match (request.contains("/blobs/"), request.contains("range:")) {
+        (true, true) => Some(0),
+        (true, false) => Some(2_000_000),
+        _ => None,
+    });
     let line = pull(&home.cache_with(quick()), &format!("{proxy}/big:1")).await.unwrap_err();
     assert!(line.contains("broke off"), "{line}");
     assert_eq!(home.files(), ["blobs/….lock", "layers/….tmp"]);
@@ -104,14 +55,12 @@ async fn a_cancelled_pull_ends_and_lets_go() {
     let released = std::sync::Mutex::new(released);
     // The layer's request is taken and never answered.
     let upstream = registry.host();
-    let proxy = server(move |_, request, mut client| {
+    let proxy = server(move |_, request, client| {
         if request.contains("/blobs/") && !request.contains("json") {
             let _ = released.lock().unwrap().recv();
             return;
         }
-        let mut registry = TcpStream::connect(&upstream).unwrap();
-        registry.write_all(request.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).unwrap();
-        let _ = std::io::copy(&mut registry, &mut client);
+        forward(&upstream, &request, client, u64::MAX);
     });
     let home = Home::new();
     let cache = home.cache();

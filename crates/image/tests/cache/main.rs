@@ -5,6 +5,9 @@
 mod archives;
 mod bad_archives;
 mod hostile;
+mod killed;
 mod names;
 mod registries;
+mod servers;
 mod support;
+mod tokens;
