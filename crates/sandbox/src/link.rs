@@ -59,6 +59,8 @@ pub struct Session {
 /// Sessions that the other side opens (guest role).
 #[derive(Debug)]
 pub struct Incoming {
+    /// Keeps the link open while no session does.
+    _link: Link,
     opened: mpsc::UnboundedReceiver<(Session, Request)>,
 }
 
@@ -140,7 +142,7 @@ impl Link {
                 let _ = fate.set(error);
             }
         });
-        (link, Incoming { opened })
+        (link.clone(), Incoming { _link: link, opened })
     }
 }
 
