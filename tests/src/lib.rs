@@ -1,1 +1,80 @@
-//! …
+//! What the stories in `tests/tests` share. Each is a session with the real program and real virtual machines; the
+//! names of the tests say what a user relies on.
+
+use anyhow::Result;
+use matchlock_testkit::{Home, Matchlock, images};
+
+/// What the stories call the Debian image.
+pub const DEBIAN: &str = "debian:test";
+
+/// What they call the image of one static program with the usual names of a shell.
+pub const BUSYBOX: &str = "busybox:test";
+
+/// A home with the Debian image.
+///
+/// # Errors
+/// The image cannot be made or imported.
+pub fn debian() -> Result<Home> {
+    Home::with_image(DEBIAN, &images::debian()?)
+}
+
+/// A home with the busybox image.
+///
+/// # Errors
+/// The image cannot be made or imported.
+pub fn busybox() -> Result<Home> {
+    Home::with_image(BUSYBOX, &images::busybox()?)
+}
+
+/// A sandbox in the background (`run --detach`). Dropped, it is killed and removed.
+#[derive(Debug)]
+pub struct Sandbox<'home> {
+    home: &'home Home,
+    id: String,
+}
+
+impl<'home> Sandbox<'home> {
+    /// Start one that does nothing but wait for `exec`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn idle(home: &'home Home, image: &str, flags: &[&str]) -> Result<Self> {
+        let arguments = [&["run", "--detach", "--image", image], flags, &["--", "sleep", "infinity"]].concat();
+        let said = home.matchlock(arguments).run()?.success()?;
+        Ok(Self { home, id: said.stdout().trim().to_owned() })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A command in it, which may begin with flags of `exec`: those before a word `--`.
+    #[must_use]
+    pub fn exec(&self, command: &[&str]) -> Matchlock {
+        let (flags, command) = match command.iter().position(|word| *word == "--") {
+            Some(at) => (&command[..at], &command[at + 1..]),
+            None => (&[][..], command),
+        };
+        self.home.matchlock([&["exec"], flags, &[&self.id, "--"], command].concat())
+    }
+
+    /// What a shell script in it prints, if it succeeds; without the space around it.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let output = self.exec(&["sh", "-c", script]).run()?.success()?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+}
+
+impl Drop for Sandbox<'_> {
+    fn drop(&mut self) {
+        // A story may have ended it itself; what is left of it, its home finds.
+        for verb in ["kill", "rm"] {
+            let _ = self.home.matchlock([verb, &self.id]).run();
+        }
+    }
+}
