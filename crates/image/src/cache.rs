@@ -147,19 +147,15 @@ impl ImageCache {
         })
     }
 
-    /// Give the image that `source` names, which must be here, the further name `tag`.
+    /// Give `image` the further name `tag`.
     ///
     /// # Errors
-    /// [`ImageError::NotFound`] if it is not here.
-    pub fn tag(&self, source: &Reference, tag: &Reference) -> Result<Image, ImageError> {
+    /// [`ImageError::NotFound`] if it was removed meanwhile.
+    pub fn tag(&self, image: &Image, tag: &Reference) -> Result<Image, ImageError> {
         nameable(tag)?;
         let lock = FileLock::shared(&self.lock_path()).map_err(ImageError::cache(self.lock_path()))?;
-        let local = self.find(Scope::Local, source)?;
-        let found = match local {
-            Some(found) => Some(found),
-            None => self.find(Scope::Registry, source)?,
-        };
-        let mut row = found.ok_or_else(|| ImageError::NotFound(source.typed().to_owned()))?.image;
+        let found = self.store().get(image.scope, &image.tag)?;
+        let mut row = found.ok_or_else(|| ImageError::NotFound(image.tag.clone()))?.image;
         (row.scope, row.source, row.tag) = (Scope::Local, Source::Tag, tag.typed().to_owned());
         self.save(tag, &row)?;
         drop(lock);

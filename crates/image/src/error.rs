@@ -6,17 +6,13 @@ use matchlock_model::Digest;
 use matchlock_store::StoreError;
 use thiserror::Error;
 
-use crate::{
-    ArchiveError, ConvertError, ManifestError, ReferenceError, RegistryError, blob::BlobError, layers::LayerError,
-};
+use crate::{ArchiveError, ConvertError, ManifestError, RegistryError, blob::BlobError, layers::LayerError};
 
 /// Why an image could not be had, kept or found.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 #[non_exhaustive]
 pub enum ImageError {
-    #[error(transparent)]
-    Reference(#[from] ReferenceError),
     #[error("pull image")]
     Registry(#[from] RegistryError),
     #[error("pull image")]

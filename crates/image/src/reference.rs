@@ -27,7 +27,7 @@ pub struct Reference {
 
 /// Why a text is no image reference.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("parse image reference: {text:?}: {reason}")]
+#[error("{text:?}: {reason}")]
 pub struct ReferenceError {
     text: String,
     reason: &'static str,
@@ -235,25 +235,25 @@ mod tests {
         ];
         let lines: String = bad.iter().map(|text| canonical(text) + "\n").collect();
         insta::assert_snapshot!(lines, @r#"
-        parse image reference: "": it is empty
-        parse image reference: "Alpine": the repository name must be lower-case
-        parse image reference: "a b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "-a": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "a//b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "a/": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "/a": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "a:": a tag is up to 128 letters, digits and . _ - and starts with none of . -
-        parse image reference: "a:-x": a tag is up to 128 letters, digits and . _ - and starts with none of . -
-        parse image reference: "a@sha256:12": its digest must be sha256: and 64 hex digits
-        parse image reference: "https://x.io/a": write it without a scheme, as registry/name:tag
-        parse image reference: "x.io:port/a": the registry's port is not a number
-        parse image reference: "[::g]/a": the registry in brackets is not an IPv6 address
-        parse image reference: "a..b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "a._b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "x.io:99999/a": the registry's port is not a number
-        parse image reference: "../../etc/passwd": the registry is not a host name
-        parse image reference: "a\n": the repository name may hold lower-case letters, digits and single separators . _ __ - only
-        parse image reference: "é": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "": it is empty
+        "Alpine": the repository name must be lower-case
+        "a b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "-a": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "a//b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "a/": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "/a": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "a:": a tag is up to 128 letters, digits and . _ - and starts with none of . -
+        "a:-x": a tag is up to 128 letters, digits and . _ - and starts with none of . -
+        "a@sha256:12": its digest must be sha256: and 64 hex digits
+        "https://x.io/a": write it without a scheme, as registry/name:tag
+        "x.io:port/a": the registry's port is not a number
+        "[::g]/a": the registry in brackets is not an IPv6 address
+        "a..b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "a._b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "x.io:99999/a": the registry's port is not a number
+        "../../etc/passwd": the registry is not a host name
+        "a\n": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+        "é": the repository name may hold lower-case letters, digits and single separators . _ __ - only
         "#);
         assert!(format!("{}/x", "a".repeat(300)).parse::<Reference>().is_err());
     }

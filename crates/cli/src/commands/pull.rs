@@ -28,7 +28,7 @@ pub(crate) async fn pull(args: Args, environment: &Environment) -> Result<ExitSt
     display.clear();
     let image = image.map_err(CliError::plain)?;
     if let (Some(tag), Some(text)) = (tag, &args.tag) {
-        cache.tag(&name, &tag).map_err(CliError::during("saving tag"))?;
+        cache.tag(&image, &tag).map_err(CliError::during("saving tag"))?;
         output::line(&format!("Tagged: {text}"))?;
     }
     output::line(&format!("Digest: {}", image.digest))?;

@@ -74,7 +74,7 @@ async fn a_tag_keeps_the_files_of_a_removed_image_and_adds_none() {
     let name = registry.reference("app:1");
     let pulled = pull(&cache, &name).await.unwrap();
     let before = home.files();
-    let tagged = cache.tag(&reference(&name), &reference("mine:1")).unwrap();
+    let tagged = cache.tag(&pulled, &reference("mine:1")).unwrap();
     assert_eq!((tagged.content, home.files()), (pulled.content, before.clone()));
     assert_eq!(cache.list().unwrap()[0].image.source, Source::Tag);
 
@@ -86,7 +86,7 @@ async fn a_tag_keeps_the_files_of_a_removed_image_and_adds_none() {
     assert!(home.files().is_empty());
     assert_eq!(running.read_to_end(&mut Vec::new()).unwrap() as u64, tagged.size);
     assert_eq!(cache.gc().unwrap(), Swept::default());
-    let error = cache.tag(&reference(&name), &reference("mine:2")).unwrap_err();
+    let error = cache.tag(&pulled, &reference("mine:2")).unwrap_err();
     assert_eq!(line(&error), format!("image not found: {name:?}"));
 }
 
