@@ -1,5 +1,7 @@
 //! Chores of the project: `cargo xtask tidy | bench | guest`.
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 mod bench;
 mod guest;
 mod tidy;

@@ -19,16 +19,31 @@ use crate::{ImageSpec, LayerTar, busybox_layer, run, target::made_once, tool};
 const DEBIAN: &[&str] =
     &["--quiet", "--variant=minbase", "--include=bash,coreutils,procps,python3,nodejs,ca-certificates", "bookworm"];
 
+const DEBIAN_WITH_TOOLS: &[&str] =
+    &["--quiet", "--variant=minbase", "--include=build-essential,git,python3,nodejs,ca-certificates", "bookworm"];
+
 /// A Debian userland with bash, coreutils, Python and Node.js: some 350 MB. The first time takes a minute.
 ///
 /// # Errors
 /// A program is missing, or packages cannot be fetched.
 pub fn debian() -> Result<PathBuf> {
+    bootstrapped("debian", DEBIAN)
+}
+
+/// A Debian userland with compilers and version control besides: some 600 MB, for measurements.
+///
+/// # Errors
+/// A program is missing, or packages cannot be fetched.
+pub fn debian_with_tools() -> Result<PathBuf> {
+    bootstrapped("debian-with-tools", DEBIAN_WITH_TOOLS)
+}
+
+fn bootstrapped(kind: &str, arguments: &[&str]) -> Result<PathBuf> {
     let config = json!({"Cmd": ["bash"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]});
-    let recipe = format!("{DEBIAN:?} {config}");
-    made_once(&name("debian", recipe.as_bytes()), |path| {
+    let recipe = format!("{arguments:?} {config}");
+    made_once(&name(kind, recipe.as_bytes()), |path| {
         let layer = path.with_file_name("layer.tar");
-        run(tool("mmdebstrap", "mmdebstrap")?.args(DEBIAN).arg(&layer))?;
+        run(tool("mmdebstrap", "mmdebstrap")?.args(arguments).arg(&layer))?;
         write_archive(path, &config, &mut File::open(&layer)?)
     })
 }
