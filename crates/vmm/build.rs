@@ -49,9 +49,15 @@ fn guest_binary() -> Result<PathBuf, String> {
     for source in ["crates/guest", "crates/wire", "crates/model", "Cargo.toml", "Cargo.lock"] {
         emit(&format!("cargo::rerun-if-changed={}", workspace.join(source).display()));
     }
-    let target_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("guest-target");
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    // Beside the profiles' folders, so that they share it: the guest is always built in the same way.
+    let profile_dir = out_dir.ancestors().find(|dir| dir.ends_with("build")).and_then(Path::parent);
+    let target_dir = profile_dir.and_then(Path::parent).unwrap_or(&out_dir).join("guest-target");
     build(&workspace, &target_dir)?;
-    Ok(target_dir.join(TARGET).join("guest/matchlock-guest"))
+    let binary = out_dir.join("matchlock-guest");
+    let built = target_dir.join(TARGET).join("guest/matchlock-guest");
+    fs::copy(&built, &binary).map_err(|e| format!("copy {}: {e}", built.display()))?;
+    Ok(binary)
 }
 
 fn build(workspace: &Path, target_dir: &Path) -> Result<(), String> {

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -32,8 +32,8 @@ const FOLDERS: [&str; 2] = ["upper", "work"];
 /// Why there is no writable layer.
 #[derive(Debug, Error)]
 pub enum UpperError {
-    /// The program that makes ext4 file systems is missing.
-    #[error("mke2fs is not installed (Debian, Ubuntu, Fedora: install the package e2fsprogs)")]
+    /// The programs that make ext4 file systems are missing.
+    #[error("mke2fs and debugfs are not installed (Debian, Ubuntu, Fedora: install the package e2fsprogs)")]
     NoMke2fs,
     /// Too small for a file system.
     #[error("a writable layer of {0} MiB is too small (at least {MIN_UPPER_MB})")]
@@ -73,33 +73,59 @@ fn original(uppers: &Path, size_mb: u64) -> Result<PathBuf, UpperError> {
     if path.is_file() {
         return Ok(path);
     }
-    let mke2fs = mke2fs().ok_or(UpperError::NoMke2fs)?;
+    let tools = Tools::find().ok_or(UpperError::NoMke2fs)?;
     let failed = |e| UpperError::Make(uppers.to_owned(), e);
     let folder = Folder::lock(uppers).map_err(failed)?;
     if path.is_file() {
         return Ok(path); // somebody else was faster
     }
-    let content = folder.staging().map_err(failed)?;
     let fill = |file: &mut File| {
-        for name in FOLDERS {
-            fs::create_dir(content.path().join(name))?;
-        }
         file.set_len(size_mb * 1024 * 1024)?;
-        let target = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(file));
-        // No journal: the disk is thrown away with its sandbox, so a crash needs no repair. `-m 0`: no blocks kept for
-        // root. Everything belongs to root, whoever calls.
-        let mut command = Command::new(&mke2fs);
-        command.args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal,^resize_inode"]);
-        command.args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", "-d"]).arg(content.path()).arg(target);
-        run(&mut command, MKFS_DEADLINE).map(drop)
+        tools.format(&PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())))
     };
     folder.publish(&name, fill).map_err(failed)
 }
 
-fn mke2fs() -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/sbin", "/usr/sbin"].map(PathBuf::from);
-    std::env::split_paths(&folders).chain(usual).map(|dir| dir.join("mke2fs")).find(|path| path.is_file())
+/// Two programs of e2fsprogs.
+struct Tools {
+    mke2fs: PathBuf,
+    debugfs: PathBuf,
+}
+
+impl Tools {
+    fn find() -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Ordinary users often lack the folders for administrators' programs in their `PATH`.
+        let usual = ["/sbin", "/usr/sbin"].map(PathBuf::from);
+        let folders: Vec<_> = std::env::split_paths(&path).chain(usual).collect();
+        let find = |name| folders.iter().map(|dir| dir.join(name)).find(|file| file.is_file());
+        Some(Self { mke2fs: find("mke2fs")?, debugfs: find("debugfs")? })
+    }
+
+    /// Make an empty file system with [`FOLDERS`] in it, everything root's, whoever calls.
+    fn format(&self, disk: &Path) -> io::Result<()> {
+        let mut mke2fs = Command::new(&self.mke2fs);
+        // No journal: the disk is thrown away with its sandbox, so a crash needs no repair. No blocks kept for root.
+        // Twice as many inodes as usual: what goes there are mostly small files.
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-i", "8192", "-O", "^has_journal,^resize_inode"]);
+        mke2fs.args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"]).arg(disk);
+        run(&mut mke2fs, MKFS_DEADLINE)?;
+        // `mke2fs -d` would make them the caller's.
+        for folder in FOLDERS {
+            self.debugfs(&format!("mkdir {folder}"), disk)?;
+        }
+        // debugfs says nothing of failures in its exit code.
+        let listing = self.debugfs("ls -p /", disk)?;
+        if FOLDERS.iter().all(|folder| listing.contains(&format!("/{folder}/"))) {
+            Ok(())
+        } else {
+            Err(io::Error::other("debugfs could not make folders on an empty disk"))
+        }
+    }
+
+    fn debugfs(&self, request: &str, disk: &Path) -> io::Result<String> {
+        run(Command::new(&self.debugfs).args(["-w", "-R", request]).arg(disk), MKFS_DEADLINE)
+    }
 }
 
 /// Copy content, not holes: by sharing blocks where the file system can (FICLONE), else the written ranges.
@@ -152,4 +178,59 @@ fn copy_by_hand(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()>
         at += read as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_is_whole_empty_sparse_and_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("upper.ext4");
+        create(&dir.path().join("uppers"), 512, &path).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), 512 * 1024 * 1024);
+        assert!(meta.blocks() * 512 < 1024 * 1024, "{} blocks", meta.blocks());
+        let tools = Tools::find().expect("install the package e2fsprogs");
+        run(Command::new(tools.mke2fs.with_file_name("e2fsck")).arg("-fn").arg(&path), MKFS_DEADLINE).unwrap();
+        for folder in ["/", "/upper", "/work"] {
+            let stat = tools.debugfs(&format!("stat {folder}"), &path).unwrap();
+            assert!(stat.contains("User:     0   Group:     0"), "{stat}");
+            assert!(stat.contains("Mode:  0755"), "{stat}");
+        }
+        let again = create(&dir.path().join("uppers"), 512, &path).unwrap_err();
+        assert!(matches!(again, UpperError::Copy(..)), "an existing file is not overwritten");
+    }
+
+    #[test]
+    fn sizes_are_checked_and_a_failed_copy_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing/upper.ext4");
+        assert!(matches!(create(dir.path(), 1, &path), Err(UpperError::TooSmall(1))));
+        assert!(matches!(create(dir.path(), MIN_UPPER_MB, &path), Err(UpperError::Copy(..))));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn every_way_of_copying_keeps_content_and_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = File::options().read(true).write(true).create_new(true).open(dir.path().join("a")).unwrap();
+        source.write_all_at(b"front", 0).unwrap();
+        source.write_all_at(&vec![7; 300_000], 10_000_000).unwrap();
+        source.set_len(50_000_000).unwrap();
+        let by_hand = |to: &File| to.set_len(50_000_000).and_then(|()| copy_by_hand(&source, to, 0, 10_300_000));
+        for name in ["kernel", "hand"] {
+            let path = dir.path().join(name);
+            let copy = File::create_new(&path).unwrap();
+            if name == "hand" { by_hand(&copy) } else { copy_sparsely(&source, &copy) }.unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert_eq!(bytes.len(), 50_000_000);
+            assert!(bytes.starts_with(b"front\0") && bytes[10_000_000..10_300_000].iter().all(|b| *b == 7));
+            assert!(bytes[10_300_000..].iter().all(|b| *b == 0));
+        }
+        assert!(fs::metadata(dir.path().join("kernel")).unwrap().blocks() * 512 < 1_000_000);
+    }
 }
