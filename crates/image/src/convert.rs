@@ -30,12 +30,19 @@ use crate::{
     tree::{EntryPath, Extent, Metadata, Node, Tree, Whiteout},
 };
 
+/// Files up to this size lie beside their inode, which saves them a block of their own: 6 % of a minimal Debian root,
+/// 15 % of a `/usr/share`. They wait in memory until the metadata is written, hence the second bound; what does not fit
+/// into it gets blocks like every other file.
+const SMALL_FILE_BYTES: u64 = 2048;
+const SMALL_FILES_BYTES: u64 = 32 << 20;
+
 /// Streams layers, base first, into one EROFS image.
 pub struct Converter {
     limits: Limits,
     unpacked: Quota,
     tree: Tree,
     blocks: BlockWriter,
+    room_for_small_files: u64,
 }
 
 /// What one layer was.
@@ -68,6 +75,7 @@ impl Converter {
             unpacked: Quota::new("bytes of unpacked layers", limits.unpacked_bytes),
             tree: Tree::new(&limits),
             blocks: BlockWriter::new(out)?,
+            room_for_small_files: SMALL_FILES_BYTES,
             limits,
         })
     }
@@ -79,11 +87,11 @@ impl Converter {
     pub fn apply_layer(&mut self, reader: impl Read + Send) -> Result<AppliedLayer, ConvertError> {
         self.tree.begin_layer();
         let (entries, decoded) = layer::decode(reader, |tar| {
-            let Self { limits, unpacked, tree, blocks } = self;
+            let Self { limits, unpacked, tree, blocks, room_for_small_files } = self;
             let mut archive = Archive::new(tar, unpacked);
             let mut entries = 0;
             while let Some(entry) = archive.next_entry()? {
-                Target { limits, tree, blocks }.apply(&mut archive, &entry)?;
+                Target { limits, tree, blocks, room_for_small_files }.apply(&mut archive, &entry)?;
                 entries += 1;
             }
             archive.drain()?;
@@ -110,6 +118,7 @@ struct Target<'a> {
     limits: &'a Limits,
     tree: &'a mut Tree,
     blocks: &'a mut BlockWriter,
+    room_for_small_files: &'a mut u64,
 }
 
 impl Target<'_> {
@@ -129,7 +138,7 @@ impl Target<'_> {
                 let metadata = self.metadata(entry, name)?;
                 return self.tree.add_directory(&path, metadata).map_err(|error| error.of(name));
             }
-            EntryKind::File { size, segments } => Node::File(self.store(archive, *size, segments.as_deref())?),
+            EntryKind::File { size, segments } => self.store(archive, *size, segments.as_deref())?,
             EntryKind::Symlink(target) => {
                 self.check_target(target).map_err(of_entry)?;
                 Node::Symlink(target.as_slice().into())
@@ -165,13 +174,22 @@ impl Target<'_> {
         }
     }
 
-    /// Appends a file's data, holes as zeros.
+    /// Appends a file's data, holes as zeros, or keeps it where it is small.
     fn store(
         &mut self,
         archive: &mut Archive<'_, impl io::BufRead>,
         size: u64,
         segments: Option<&[Segment]>,
-    ) -> Result<Extent, ConvertError> {
+    ) -> Result<Node, ConvertError> {
+        if segments.is_none() && (1..=SMALL_FILE_BYTES.min(*self.room_for_small_files)).contains(&size) {
+            *self.room_for_small_files -= size;
+            let mut data = Vec::new();
+            archive.read_data(size, |bytes| {
+                data.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            return Ok(Node::SmallFile(data.into()));
+        }
         let blocks = &mut *self.blocks;
         let extent = Extent { block: blocks.block()?, size };
         let mut at = 0;
@@ -182,7 +200,7 @@ impl Target<'_> {
         }
         blocks.skip(size - at)?;
         blocks.align()?;
-        Ok(extent)
+        Ok(Node::File(extent))
     }
 }
 

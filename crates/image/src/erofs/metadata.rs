@@ -53,7 +53,7 @@ struct Place {
     parent: InodeId,
     /// Byte offset from the start of the metadata.
     offset: u64,
-    /// First block of a directory's or link's data that is not beside the inode.
+    /// First block of what the tree holds of the data and is not beside the inode.
     block: u32,
     /// Length of the data.
     size: u64,
@@ -94,7 +94,7 @@ impl Plan {
                 let (full, tail) = directory::measure(sorted_names(directory).into_iter());
                 (u64::from(full) * BLOCK + tail, full, tail)
             }
-            Node::Symlink(target) => (target.len() as u64, 0, target.len() as u64),
+            Node::Symlink(data) | Node::SmallFile(data) => (data.len() as u64, 0, data.len() as u64),
             Node::File(extent) => (extent.size, 0, 0),
             _ => (0, 0, 0),
         };
@@ -134,7 +134,7 @@ impl Plan {
                 let contents = directory::encode(&self.dirents(tree, place, directory));
                 blocks.append(&contents[..outside.min(contents.len())])?;
             }
-            Node::Symlink(target) => blocks.append(target)?,
+            Node::Symlink(data) | Node::SmallFile(data) => blocks.append(data)?,
             _ => return Ok(()),
         }
         blocks.align()
@@ -161,8 +161,8 @@ impl Plan {
                 let tail_start = contents.len() / BLOCK_BYTES * BLOCK_BYTES;
                 (place.block, u32::try_from(below + 2).unwrap_or(u32::MAX), contents[tail_start..].to_vec())
             }
-            Node::Symlink(target) => {
-                let tail = if place.layout == Layout::Inline { target.to_vec() } else { Vec::new() };
+            Node::Symlink(data) | Node::SmallFile(data) => {
+                let tail = if place.layout == Layout::Inline { data.to_vec() } else { Vec::new() };
                 (place.block, inode.links, tail)
             }
             Node::File(Extent { block, .. }) => (*block, inode.links, Vec::new()),
@@ -224,7 +224,7 @@ fn file_type(node: &Node) -> FileType {
         Node::CharDevice(_) => FileType::CharDevice,
         Node::BlockDevice(_) => FileType::BlockDevice,
         Node::Fifo => FileType::Fifo,
-        Node::File(_) | Node::Removed => FileType::Regular,
+        Node::File(_) | Node::SmallFile(_) | Node::Removed => FileType::Regular,
     }
 }
 

@@ -56,6 +56,8 @@ impl Metadata {
 pub(crate) enum Node {
     Directory(Directory),
     File(Extent),
+    /// A file so small that its data waits here to be written beside its inode.
+    SmallFile(Box<[u8]>),
     Symlink(Box<[u8]>),
     CharDevice(u32),
     BlockDevice(u32),

@@ -44,7 +44,7 @@ fn attributes(user_xattrs: bool) -> impl Strategy<Value = Attributes> {
 }
 
 fn file() -> impl Strategy<Value = Content> {
-    let size = prop_oneof![0..100_usize, 4000..4200_usize, 8190..8194_usize, 0..100_000_usize];
+    let size = prop_oneof![0..100_usize, 2000..2100_usize, 4000..4200_usize, 8190..8194_usize, 0..100_000_usize];
     (any::<u8>(), size).prop_map(|(fill, size)| Content::File(fill, size))
 }
 
