@@ -15,7 +15,10 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
+use rustix::{
+    fs::{Access, AtFlags, CWD, FileType, Mode},
+    io::Errno,
+};
 
 use crate::{
     StoreError,
@@ -25,6 +28,9 @@ use crate::{
 
 /// How long a statement waits for another process's transaction.
 const BUSY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// SQLite's growth steps are smaller than this many bytes.
+const LITTLE_SPACE: u64 = 1 << 20;
 
 /// An open database whose tables are up to date.
 #[derive(Debug)]
@@ -190,7 +196,7 @@ pub(crate) fn create_empty(path: &Path) -> Result<(), StoreError> {
     let not_writable = |source| StoreError::NotWritable { path: path.to_owned(), source };
     match rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0) {
         // SQLite gives the files it makes beside it the same mode.
-        Err(rustix::io::Errno::EXIST) => restrict(path, 0o600).map_err(not_writable),
+        Err(Errno::EXIST) => restrict(path, 0o600).map_err(not_writable),
         result => result.map_err(|errno| not_writable(errno.into())),
     }
 }
@@ -220,11 +226,21 @@ fn explain(path: &Path, abort: Abort) -> StoreError {
         (_, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
             StoreError::Busy { path, seconds: BUSY_DEADLINE.as_secs() }
         }
+        (_, Some(ErrorCode::DiskFull)) => StoreError::NotWritable { path, source: Errno::NOSPC.into() },
+        (_, Some(ErrorCode::SystemIoFailure)) if is_full(&path) => {
+            StoreError::NotWritable { path, source: Errno::NOSPC.into() }
+        }
         (_, Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)) => {
             not_writable(&path).unwrap_or(StoreError::Sqlite { path, source })
         }
         _ => StoreError::Sqlite { path, source },
     }
+}
+
+/// Is no space left where the database is? SQLite calls that an I/O error where it needs memory shared, and gives back
+/// what it had got so far.
+fn is_full(database: &Path) -> bool {
+    rustix::fs::statvfs(database).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE_SPACE)
 }
 
 /// Which of the database and its folder the kernel will not have written, and why; SQLite does not pass it on.

@@ -86,7 +86,10 @@ pub(crate) fn run(connection: &mut Connection, path: &Path, schema: &[Migration]
     check(connection, path)?;
     connection.execute_batch(CREATE_SCHEMA_MIGRATIONS)?;
     create_empty(&backup)?;
-    connection.backup(MAIN_DB, &backup, UNOBSERVED)?;
+    if let Err(error) = connection.backup(MAIN_DB, &backup, UNOBSERVED) {
+        remove(&backup)?;
+        return Err(error.into());
+    }
     let outcome = steps.iter().try_for_each(|step| apply(connection, step));
     if outcome.is_err() {
         connection.restore(MAIN_DB, &backup, UNOBSERVED)?;
@@ -105,11 +108,15 @@ fn apply(connection: &mut Connection, step: &Migration) -> rusqlite::Result<()> 
     transaction.commit()
 }
 
+/// Remove a copy and what SQLite keeps beside it while it writes it. The copy goes last: it tells of the others.
 fn remove(backup: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(backup) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(|source| StoreError::NotWritable { path: backup.to_owned(), source }),
+    for path in ["-wal", "-shm", ""].map(|suffix| beside(backup, suffix)) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(|source| StoreError::NotWritable { path, source })?,
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

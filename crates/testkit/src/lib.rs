@@ -11,6 +11,7 @@ mod leaks;
 mod matchlock;
 mod registry;
 mod target;
+mod terminal;
 mod tool;
 
 pub use home::Home;
@@ -18,4 +19,5 @@ pub use layout::{Compression, ImageSpec, LayerTar, OciLayout, busybox_layer};
 pub use matchlock::{Matchlock, Output, Running};
 pub use registry::{LoopbackRegistry, Options};
 pub use target::matchlock_binary;
+pub use terminal::Terminal;
 pub use tool::{run, tool};

@@ -4,13 +4,14 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{Read, Write},
+    mem::take,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
     },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,9 @@ const DEADLINE: Duration = Duration::from_mins(2);
 
 /// The most that is kept of what a command says.
 const OUTPUT_LIMIT: u64 = 512 << 20;
+
+/// Bytes read at once of what a command says.
+const CHUNK: usize = 64 * 1024;
 
 /// A `matchlock` command to be run.
 #[derive(Debug)]
@@ -67,8 +71,8 @@ pub struct Running {
     command: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: mpsc::Receiver<Vec<u8>>,
-    stderr: mpsc::Receiver<Vec<u8>>,
+    stdout: Said,
+    stderr: Said,
     started: Instant,
     deadline: Duration,
 }
@@ -165,8 +169,8 @@ impl Matchlock {
             // A command may end without reading all.
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
-        let stdout = collect(child.stdout.take().context("piped")?);
-        let stderr = collect(child.stderr.take().context("piped")?);
+        let stdout = Said::by(child.stdout.take().context("piped")?);
+        let stderr = Said::by(child.stderr.take().context("piped")?);
         Ok(Running { command: shown, child, stdin, stdout, stderr, started, deadline: self.deadline })
     }
 }
@@ -193,6 +197,29 @@ impl Running {
         self.stdin = None;
     }
 
+    /// Wait until it has written `text` to standard output; all that it has written there so far.
+    ///
+    /// # Errors
+    /// Its output ends or its deadline passes first.
+    pub fn expect_stdout(&mut self, text: &str) -> Result<String> {
+        let until = self.started + self.deadline;
+        self.stdout.expect(text, until).with_context(|| self.command.clone())
+    }
+
+    /// As [`Self::expect_stdout`], for standard error.
+    ///
+    /// # Errors
+    /// Its output ends or its deadline passes first.
+    pub fn expect_stderr(&mut self, text: &str) -> Result<String> {
+        let until = self.started + self.deadline;
+        self.stderr.expect(text, until).with_context(|| self.command.clone())
+    }
+
+    /// Read no more of its standard output: what it writes next fails.
+    pub fn close_stdout(&mut self) {
+        self.stdout.more = None;
+    }
+
     /// Send it a signal.
     ///
     /// # Errors
@@ -215,11 +242,9 @@ impl Running {
         }
         let status = self.child.wait()?;
         let took = self.started.elapsed();
-        let after_end = Duration::from_secs(5).max(self.deadline.saturating_sub(took));
-        let stdout = self.stdout.recv_timeout(after_end);
-        let stderr = self.stderr.recv_timeout(after_end);
-        let kept = stdout.is_err() || stderr.is_err();
-        let (stdout, stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
+        let until = Instant::now() + Duration::from_secs(5).max(self.deadline.saturating_sub(took));
+        let kept = !self.stdout.read_to_end(until) | !self.stderr.read_to_end(until);
+        let (stdout, stderr) = (take(&mut self.stdout.all), take(&mut self.stderr.all));
         let output = Output { command: self.command.clone(), status, stdout, stderr, took };
         ensure!(in_time, "not ended within {} s: {output}", self.deadline.as_secs());
         ensure!(!kept, "a process that it left behind keeps its output open: {output}");
@@ -286,16 +311,52 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// Read to the end in a thread of its own, so that neither pipe waits for the other.
-fn collect(pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
-    let (all, receiver) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if pipe.take(OUTPUT_LIMIT).read_to_end(&mut bytes).is_ok() {
-            let _ = all.send(bytes);
+/// What a command says on one stream. A thread reads it, so that neither stream waits for the other.
+#[derive(Debug)]
+struct Said {
+    all: Vec<u8>,
+    /// `None` if nobody is interested any more.
+    more: Option<mpsc::Receiver<Vec<u8>>>,
+}
+
+impl Said {
+    fn by(pipe: impl Read + Send + 'static) -> Self {
+        let (chunks, more) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut pipe = pipe.take(OUTPUT_LIMIT);
+            let mut chunk = vec![0; CHUNK];
+            while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+                if chunks.send(chunk[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { all: Vec::new(), more: Some(more) }
+    }
+
+    fn expect(&mut self, text: &str, until: Instant) -> Result<String> {
+        while !self.all.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let more = self.read(until);
+            let said = || format!("waiting for {text:?}; so far: {:?}", String::from_utf8_lossy(&self.all));
+            self.all.extend(more.with_context(said)?);
         }
-    });
-    receiver
+        Ok(String::from_utf8_lossy(&self.all).into_owned())
+    }
+
+    /// `false` if it does not end in time.
+    fn read_to_end(&mut self, until: Instant) -> bool {
+        loop {
+            match self.read(until) {
+                Ok(more) => self.all.extend(more),
+                Err(error) => return error == RecvTimeoutError::Disconnected,
+            }
+        }
+    }
+
+    fn read(&self, until: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
+        let more = self.more.as_ref().ok_or(RecvTimeoutError::Disconnected)?;
+        more.recv_timeout(until.saturating_duration_since(Instant::now()))
+    }
 }
 
 fn readable(fd: BorrowedFd<'_>, timeout: Timespec) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! Where cargo puts things: the program under test, and what tests make once and keep.
 
 use std::{
-    fs::{File, create_dir_all},
+    fs::{File, create_dir, create_dir_all, remove_dir_all, rename},
     path::{Path, PathBuf},
 };
 
@@ -32,10 +32,16 @@ pub(crate) fn made_once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> R
     let lock = File::create(folder.join(format!("{name}.lock")))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     if !finished.exists() {
-        let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&folder)?;
-        let new = unfinished.path().join(name);
+        // What a killed test left is begun anew.
+        let unfinished = folder.join(format!(".unfinished-{name}"));
+        if unfinished.exists() {
+            remove_dir_all(&unfinished)?;
+        }
+        create_dir(&unfinished)?;
+        let new = unfinished.join(name);
         make(&new).with_context(|| format!("make {}", finished.display()))?;
-        std::fs::rename(&new, &finished)?;
+        rename(&new, &finished)?;
+        remove_dir_all(&unfinished)?;
     }
     Ok(finished)
 }

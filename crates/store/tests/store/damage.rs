@@ -1,6 +1,7 @@
 //! Databases that are not as they should be: damaged, newer, read-only.
 
 use std::{
+    ffi::CString,
     fs,
     io::ErrorKind,
     os::unix::fs::{PermissionsExt, chown},
@@ -10,7 +11,13 @@ use std::{
 use matchlock_model::{Phase, StateLayout};
 use matchlock_store::{Sandbox, SandboxStore, StoreError, move_aside};
 use rusqlite::Connection;
-use rustix::{fs::Uid, process::geteuid, thread::set_thread_res_uid};
+use rustix::{
+    fs::Uid,
+    mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount},
+    process::geteuid,
+    thread::set_thread_res_uid,
+};
+use tempfile::TempDir;
 
 use crate::support::{home, id, register};
 
@@ -154,6 +161,64 @@ fn a_home_that_cannot_be_written_is_named() {
     fs::set_permissions(layout.root(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(layout.database(), fs::Permissions::from_mode(0o400)).unwrap();
     refused(&layout.database());
+}
+
+#[test]
+fn a_full_disk_is_said_and_costs_nothing_that_was_written() {
+    if !geteuid().is_root() {
+        println!("skipped: only root can mount a small disk");
+        return;
+    }
+    let mut refused = 0;
+    // With more room from one time to the next, every step of making a database meets the full disk.
+    for kib in (12..).step_by(20) {
+        let disk = SmallDisk::new(kib);
+        let layout = StateLayout::new(disk.0.path());
+        let mut written = 0;
+        let error = SandboxStore::open(&layout).and_then(|mut store| {
+            register(&mut store, &id(1), &[])?;
+            loop {
+                store.advance(&id(1), &[Phase::Creating], |_| {})?;
+                written += 1;
+            }
+        });
+        let Err::<(), _>(error) = error else { unreachable!() };
+        assert!(
+            matches!(&error, StoreError::NotWritable { source, .. } if source.kind() == ErrorKind::StorageFull),
+            "with {kib} KiB: {error:?}"
+        );
+        refused += 1;
+        if written > 200 {
+            disk.grow();
+            let mut store = SandboxStore::open(&layout).unwrap();
+            assert_eq!(store.history(&id(1)).unwrap().len(), written + 1);
+            store.list().unwrap();
+            break;
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+/// A file system in memory.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(kib: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = CString::new(format!("size={kib}k")).unwrap();
+        mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), options.as_c_str()).unwrap();
+        Self(folder)
+    }
+
+    fn grow(&self) {
+        mount_remount(self.0.path(), MountFlags::empty(), c"size=16m").unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount(self.0.path(), UnmountFlags::DETACH).unwrap();
+    }
 }
 
 /// The user `nobody` of Debian.
