@@ -1,0 +1,432 @@
+//! The guest where it lives: as PID 1 of a machine, on a real image and a real writable disk. Each boot takes two to three
+//! seconds under emulation, so a test asks many questions of one machine.
+//!
+//! Needs `qemu-system-x86`, `e2fsprogs`, `erofs-utils` and `busybox-static`, and once the distribution's package archive
+//! for a kernel.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    io::{Read, Write},
+    net::IpAddr,
+    os::unix::{fs::PermissionsExt, fs::symlink, net::UnixStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use matchlock_model::CacheLayout;
+use matchlock_vmm::{
+    Accelerator, Deadlines, Disk, Machine, Policy, ProcessEnd, Running, boot, initramfs, kernel, qemu::Qemu, upper,
+};
+use matchlock_wire::{
+    Channel, DiskMount, Event, Exec, ExitKind, HostEntry, Mux, Note, Request, Role, RootDisks, SessionId, Start, Stdio,
+    TerminalSize,
+};
+
+/// No test waits longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const NAMES: &str = "awk cat cut date dd df env find grep hostname id kill ls mount mv ping pwd readlink seq sh sleep sort \
+    stat stty sync tr touch true tty wc";
+
+/// A tree of files with which an image is made.
+struct Image(tempfile::TempDir);
+
+impl Image {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder for an image"))
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        let path = self.0.path().join("tree").join(path);
+        fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("folders of the image");
+        path
+    }
+
+    fn file(&self, path: &str, text: &str, mode: u32) {
+        fs::write(self.path(path), text).expect("a file of the image");
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(mode)).expect("its mode");
+    }
+
+    fn link(&self, path: &str, target: &str) {
+        symlink(target, self.path(path)).expect("a link of the image");
+    }
+
+    /// The whole of busybox as one static program.
+    fn busybox(&self, path: &str) {
+        fs::copy("/bin/busybox", self.path(path)).expect("install the package busybox-static");
+    }
+
+    fn build(&self) -> PathBuf {
+        let (image, tree) = (self.0.path().join("image.erofs"), self.0.path().join("tree"));
+        let made = Command::new("mkfs.erofs").arg("--all-root").arg(&image).arg(&tree).output();
+        let made = made.expect("install the package erofs-utils");
+        assert!(made.status.success(), "{made:?}");
+        image
+    }
+}
+
+/// busybox under its many names, with users, and with content where other systems would hide it.
+fn distribution() -> Image {
+    let image = Image::new();
+    image.busybox("bin/busybox");
+    for name in NAMES.split(' ').filter(|name| !name.is_empty()) {
+        image.link(&format!("bin/{name}"), "busybox");
+    }
+    image.file("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n", 0o644);
+    image.file("etc/group", "root:x:0:\napp:x:1001:\nwheel:x:10:app\n", 0o644);
+    image.file("etc/hosts", "1.2.3.4 from-the-image\n", 0o600);
+    image.link("etc/resolv.conf", "/run/somewhere/resolv.conf");
+    image.file("tmp/kept", "from the image\n", 0o644);
+    image.file("run/kept", "from the image\n", 0o644);
+    image.file("folder/inside", "x", 0o644);
+    image
+}
+
+fn cache() -> CacheLayout {
+    CacheLayout::new(&PathBuf::from(std::env::var_os("HOME").expect("HOME is set")))
+}
+
+/// The host's side of a machine.
+struct Vm {
+    running: Running,
+    socket: UnixStream,
+    mux: Mux,
+    events: VecDeque<Event>,
+    writable: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+/// All that happened in a session.
+#[derive(Debug, Default)]
+struct Story {
+    output: String,
+    notes: Vec<Note>,
+}
+
+impl Vm {
+    /// Boot a machine with this image, a fresh writable disk, and `more` disks, and wait for its greeting.
+    async fn boot(image: &Image, more: &[&Path]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for a machine");
+        let qemu = Qemu::find(&cache().host()).expect("install the package qemu-system-x86");
+        let kernel = kernel::resolve(None, &cache().kernels(), qemu.transport()).expect("a kernel");
+        let modules = kernel.modules(qemu.transport()).expect("its modules");
+        let writable = folder.path().join("upper.ext4");
+        upper::create(&cache().uppers(), 128, &writable).expect("install the package e2fsprogs");
+        let disks = [Disk::readonly(image.build()), Disk::scratch(writable.clone())];
+        let machine = Machine {
+            vcpus: 1,
+            memory_mb: 256,
+            kernel: kernel.image,
+            initramfs: initramfs::assemble(&cache().initramfs(), matchlock_vmm::GUEST, &modules).expect("an initramfs"),
+            cmdline: Vec::new(),
+            disks: disks.into_iter().chain(more.iter().map(|path| Disk::durable(path.to_path_buf()))).collect(),
+            console_log: None,
+        };
+        let policy = Policy::Only(Accelerator::Tcg);
+        let booted = boot(&qemu, &machine, policy, Deadlines::default(), hello).await.expect("a guest that answers");
+        let (socket, mux) = booted.ready;
+        Self { running: booted.running, socket, mux, events: VecDeque::new(), writable, folder }
+    }
+
+    /// The next event; `None` when the machine is gone.
+    fn next(&mut self) -> Option<Event> {
+        while self.mux.output_len() > 0 {
+            let count = self.socket.write(self.mux.output()).expect("the machine listens");
+            self.mux.written(count);
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        while self.events.is_empty() {
+            let read = self.socket.read(&mut buffer);
+            let count = read.unwrap_or_else(|error| panic!("{error}; the console says {}", self.running.console()));
+            if count == 0 {
+                return None;
+            }
+            let events = self.mux.receive(&buffer[..count]).expect("the guest keeps to the protocol");
+            self.events.extend(events);
+        }
+        self.events.pop_front()
+    }
+
+    fn follow(&mut self, id: SessionId) -> Story {
+        let (mut story, mut output) = (Story::default(), Vec::new());
+        loop {
+            match self.next().expect("the machine runs") {
+                Event::Data(of, channel, bytes) => {
+                    self.mux.grant(of, channel, u32::try_from(bytes.len()).expect("a small frame"));
+                    output.extend(bytes);
+                }
+                Event::Note(_, note) => story.notes.push(note),
+                Event::Ended(of) if of == id => break,
+                _ => {}
+            }
+        }
+        story.output = String::from_utf8(output).expect("text");
+        story
+    }
+
+    fn ask(&mut self, request: &Request) -> Story {
+        let id = self.mux.open(request).expect("a small request");
+        self.follow(id)
+    }
+
+    fn start(&mut self, change: impl FnOnce(&mut Start)) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        let mut start = Start {
+            clock_ns: u64::try_from(now.as_nanos()).expect("it is before 2554"),
+            entropy: [7; 32],
+            hostname: "box".to_owned(),
+            dns_servers: vec![IpAddr::from([1, 1, 1, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0x53])],
+            add_hosts: vec![HostEntry { host: "db".to_owned(), ip: IpAddr::from([10, 0, 0, 7]) }],
+            root: RootDisks { lower: 0, upper: 1 },
+            disks: Vec::new(),
+            cpu_quota: None,
+            privileged: false,
+        };
+        change(&mut start);
+        assert_eq!(self.ask(&Request::Start(Box::new(start))).notes, [Note::Done]);
+    }
+
+    fn exec(&mut self, argv: &[&str]) -> Story {
+        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        self.ask(&Request::Exec(Exec { argv, ..Exec::default() }))
+    }
+
+    /// What a shell's script writes.
+    fn shell(&mut self, script: &str) -> String {
+        self.exec(&["sh", "-c", &format!("exec 2>&1; {script}")]).output
+    }
+
+    /// Switch the machine off, and wait until it is.
+    async fn power_off(mut self, grace: Duration) -> PoweredOff {
+        let grace_ms = u32::try_from(grace.as_millis()).expect("a short time");
+        self.mux.open(&Request::PowerOff { grace_ms }).expect("a small request");
+        let mut notes = Vec::new();
+        while let Some(event) = self.next() {
+            notes.extend(if let Event::Note(_, note) = event { Some(note) } else { None });
+        }
+        let exit = tokio::time::timeout(PATIENCE, self.running.exited()).await.expect("it ends").expect("it is ours");
+        assert_eq!(exit.process, ProcessEnd::Code(0), "{exit:?}");
+        PoweredOff { notes, writable: self.writable, _folder: self.folder }
+    }
+}
+
+/// What a machine leaves.
+struct PoweredOff {
+    notes: Vec<Note>,
+    writable: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+async fn hello(control: UnixStream) -> io::Result<(UnixStream, Mux)> {
+    let stream = tokio::net::UnixStream::from_std(control)?;
+    let mut mux = Mux::new(Role::Host);
+    loop {
+        stream.readable().await?;
+        let mut buffer = [0; 4096];
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                if let [Event::Hello(_)] = mux.receive(&buffer[..count]).map_err(io::Error::other)?[..] {
+                    let socket = stream.into_std()?;
+                    socket.set_nonblocking(false)?;
+                    socket.set_read_timeout(Some(PATIENCE))?;
+                    return Ok((socket, mux));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Is an ext4 file system sound, and what does it say of itself?
+fn e2fsck(disk: &Path) -> (bool, String) {
+    let header = Command::new("/sbin/dumpe2fs").arg("-h").arg(disk).output().expect("install the package e2fsprogs");
+    let header = String::from_utf8_lossy(&header.stdout);
+    let state = header.lines().find_map(|line| line.strip_prefix("Filesystem state:")).expect("a state").trim();
+    let check = Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(disk).output().expect("e2fsck runs");
+    (check.status.success(), state.to_owned())
+}
+
+/// A file on an ext4 file system.
+fn file_on(disk: &Path, path: &str) -> String {
+    let cat = Command::new("/sbin/debugfs").args(["-R", &format!("cat {path}")]).arg(disk).output();
+    String::from_utf8(cat.expect("install the package e2fsprogs").stdout).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_what_its_image_and_its_start_say() {
+    let mut vm = Vm::boot(&distribution(), &[]).await;
+    let early = vm.exec(&["true"]).notes;
+    assert!(matches!(&early[..], [Note::Failed(failure)] if failure.message.contains("not been started")), "{early:?}");
+    vm.start(|_| ());
+
+    names_are_taken(&mut vm);
+    the_root_is_the_images_alone(&mut vm);
+    commands_are_confined(&mut vm);
+    a_user_gets_a_terminal(&mut vm);
+    let bytes = 20 << 20;
+    assert_eq!(echoed(&mut vm, bytes), bytes);
+
+    assert_eq!(vm.ask(&Request::Sync).notes, [Note::Done]);
+    let left = vm.power_off(Duration::from_secs(5)).await;
+    assert_eq!(e2fsck(&left.writable), (true, "clean".to_owned()));
+}
+
+fn names_are_taken(vm: &mut Vm) {
+    assert_eq!(vm.shell("hostname; cat /etc/hostname"), "box\nbox\n");
+    assert_eq!(
+        vm.shell("cat /etc/hosts"),
+        "127.0.0.1 localhost localhost.localdomain box\n10.0.0.7 db\n\
+         ::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+    );
+    assert_eq!(vm.shell("cat /etc/resolv.conf"), "nameserver 1.1.1.1\nnameserver fd00::53\n");
+    assert_eq!(vm.shell("stat -c '%a %F' /etc/hosts /etc/resolv.conf"), "644 regular file\n644 regular file\n");
+    assert_eq!(vm.shell("id; pwd; echo $HOME $TERM"), "uid=0(root) gid=0(root)\n/\n/root linux\n");
+    let host = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+    let guest: u64 = vm.shell("date +%s").trim().parse().expect("a number");
+    assert!(guest.abs_diff(host) <= 5, "the clock says {guest} instead of {host}");
+    assert_eq!(vm.shell("for ip in 127.0.0.1 ::1; do ping -c 1 -W 5 $ip | grep -c '64 bytes'; done"), "1\n1\n");
+}
+
+fn the_root_is_the_images_alone(vm: &mut Vm) {
+    assert_eq!(vm.shell("cat /tmp/kept /run/kept; touch /tmp/new"), "from the image\nfrom the image\n");
+    for hidden in ["/lower", "/upper", "/merged", "/modules", "/init", "/../init", "/proc/1/root/init"] {
+        assert_eq!(vm.shell(&format!("ls {hidden} > /dev/null 2>&1 || echo hidden")), "hidden\n", "{hidden}");
+    }
+    assert_eq!(
+        vm.shell("cut -d ' ' -f 5 /proc/self/mountinfo | sort | tr '\\n' ' '"),
+        "/ /dev /dev/mqueue /dev/pts /dev/shm /proc /sys /sys/fs/cgroup "
+    );
+    assert_eq!(vm.shell("stat -c %d / /bin /etc/hostname /bin/busybox | sort -u | wc -l"), "1\n", "one file system");
+    assert_eq!(vm.shell("mv /folder /renamed && ls /renamed"), "inside\n", "a folder of the image can be renamed");
+    assert_eq!(vm.shell("stat -c %a /dev/shm /dev/mqueue"), "1777\n1777\n");
+    assert_eq!(vm.shell("echo via > /dev/stdout; cat /dev/fd/0 < /tmp/kept"), "via\nfrom the image\n");
+}
+
+fn commands_are_confined(vm: &mut Vm) {
+    let status = vm.shell("cat /proc/self/status");
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t000001ffff94ffff", "CapEff:\t000001ffff94ffff"] {
+        assert!(status.lines().any(|found| found == line), "{line} is not in {status}");
+    }
+    assert!(vm.shell("mount -t tmpfs none /tmp").contains("ermission denied"), "mounting takes a privileged sandbox");
+}
+
+fn a_user_gets_a_terminal(vm: &mut Vm) {
+    let exec = Exec {
+        argv: ["sh", "-c", "id; tty; stty size; pwd; echo again > /dev/tty; echo $HOME"].map(str::to_owned).to_vec(),
+        user: "app".to_owned(),
+        cwd: "/srv/app".to_owned(),
+        create_cwd: true,
+        stdio: Stdio::Terminal(TerminalSize { rows: 33, cols: 101 }),
+        ..Exec::default()
+    };
+    assert_eq!(
+        vm.ask(&Request::Exec(exec)).output,
+        "uid=1000(app) gid=1001(app) groups=10(wheel)\r\n/dev/pts/0\r\n33 101\r\n/srv/app\r\nagain\r\n/home/app\r\n"
+    );
+}
+
+/// How many of `count` bytes come back from `cat`.
+fn echoed(vm: &mut Vm, count: usize) -> usize {
+    let exec = Exec { argv: vec!["cat".to_owned()], stdio: Stdio::Pipes, ..Exec::default() };
+    let id = vm.mux.open(&Request::Exec(exec)).expect("a small request");
+    let (chunk, mut left, mut back) = (vec![b'x'; 64 * 1024], count, 0);
+    loop {
+        left -= vm.mux.send(id, Channel::Input, &chunk[..chunk.len().min(left)]);
+        if left == 0 {
+            vm.mux.eof(id, Channel::Input);
+        }
+        match vm.next().expect("the machine runs") {
+            Event::Data(_, channel, bytes) => {
+                back += bytes.len();
+                vm.mux.grant(id, channel, u32::try_from(bytes.len()).expect("a small frame"));
+            }
+            Event::Ended(of) if of == id => return back,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_one_file_runs() {
+    let image = Image::new();
+    image.busybox("ls");
+    let mut vm = Vm::boot(&image, &[]).await;
+    vm.start(|_| ());
+    let story = vm.exec(&["/ls", "-A", "/", "/etc", "/tmp"]);
+    let expected = "/:\ndev\netc\nls\nproc\nrun\nsys\ntmp\n\n/etc:\nhostname\nhosts\nresolv.conf\n\n/tmp:\n";
+    assert_eq!(story.output, expected, "{story:?}");
+    assert!(vm.exec(&["/ls", "-ld", "/tmp"]).output.starts_with("drwxrwxrwt"));
+    let user = Exec { argv: vec!["/ls".to_owned()], user: "app".to_owned(), ..Exec::default() };
+    let story = vm.ask(&Request::Exec(user));
+    assert!(matches!(&story.notes[..], [Note::Failed(failure)] if failure.message.contains("app")), "{story:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_sandbox_keeps_everything_but_more_than_its_share_of_the_processors() {
+    let mut vm = Vm::boot(&distribution(), &[]).await;
+    vm.start(|start| {
+        start.privileged = true;
+        start.cpu_quota = Some(80_000);
+    });
+    assert_eq!(vm.shell("grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"), "NoNewPrivs:\t0\nSeccomp:\t0\n");
+    assert_eq!(vm.shell("mount -t tmpfs none /tmp && grep -c ' /tmp tmpfs' /proc/mounts"), "1\n");
+    assert_eq!(vm.shell("cat /proc/self/cgroup /sys/fs/cgroup/sandbox/cpu.max"), "0::/sandbox\n80000 100000\n");
+    assert_eq!(vm.shell("cat /proc/1/cgroup"), "0::/\n", "the agent itself is not slowed down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn powering_off_gives_time_to_those_who_take_it_and_leaves_clean_disks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.ext4");
+    upper::create(&cache().uppers(), 16, &data).expect("install the package e2fsprogs");
+    let mut vm = Vm::boot(&distribution(), &[&data]).await;
+    vm.start(|start| start.disks = vec![DiskMount { device: 2, mount: "/new/data".to_owned(), readonly: false }]);
+    // One that tidies up, one that will not hear, and one that is being watched.
+    vm.shell("(trap 'echo tidy > /new/data/tidy; exit' TERM; while :; do sleep 0.1; done) > /dev/null 2>&1 &");
+    vm.shell("(trap '' TERM; while :; do sleep 0.1; done) > /dev/null 2>&1 &");
+    let argv = ["sh", "-c", "while :; do sleep 0.1; done"].map(str::to_owned).to_vec();
+    vm.mux.open(&Request::Exec(Exec { argv, ..Exec::default() })).expect("a small request");
+    vm.shell("seq 1 10000 > /tmp/numbers");
+
+    let begin = Instant::now();
+    let left = vm.power_off(Duration::from_secs(2)).await;
+    assert!(begin.elapsed() >= Duration::from_secs(2), "the deaf one got its time");
+    assert!(left.notes.contains(&Note::Exited(ExitKind::Signal(15))), "{:?}", left.notes);
+    assert_eq!(e2fsck(&left.writable), (true, "clean".to_owned()));
+    assert_eq!(e2fsck(&data), (true, "clean".to_owned()));
+    assert_eq!(file_on(&data, "/tidy"), "tidy\n");
+    assert_eq!(file_on(&left.writable, "/upper/tmp/numbers").lines().count(), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_cannot_be_carried_out_says_why() {
+    let mut vm = Vm::boot(&distribution(), &[]).await;
+    let start = Start {
+        clock_ns: 1_800_000_000_000_000_000,
+        entropy: [0; 32],
+        hostname: "box".to_owned(),
+        dns_servers: Vec::new(),
+        add_hosts: Vec::new(),
+        root: RootDisks { lower: 7, upper: 1 },
+        disks: Vec::new(),
+        cpu_quota: None,
+        privileged: false,
+    };
+    let story = vm.ask(&Request::Start(Box::new(start)));
+    let [Note::Failed(failure)] = &story.notes[..] else { panic!("{story:?}") };
+    assert_eq!(failure.message, "mount /dev/vdh at /lower: no such file or folder");
+    vm.power_off(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_breaks_the_protocol_ends_the_machine() {
+    let mut vm = Vm::boot(&distribution(), &[]).await;
+    vm.socket.write_all(&[0xff; 64]).expect("the machine listens");
+    assert_eq!(vm.next(), None);
+    let exit = tokio::time::timeout(PATIENCE, vm.running.exited()).await.expect("it ends").expect("it is ours");
+    assert!(exit.console.contains("matchlock-guest: fatal: malformed frame header"), "{exit:?}");
+}
