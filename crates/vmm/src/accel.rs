@@ -48,7 +48,7 @@ pub enum Fallback {
     #[error("the guest was not ready within {0} seconds under KVM")]
     NotReady(u64),
     /// It was tried, and the VMM gave up.
-    #[error("the VMM ended under KVM: {0}")]
+    #[error("under KVM {0}")]
     Ended(String),
 }
 

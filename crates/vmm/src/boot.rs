@@ -91,6 +91,22 @@ where
         Policy::Only(Accelerator::Tcg) => None,
         Policy::Only(Accelerator::Kvm) | Policy::Auto => Some(accel::kvm()),
     };
+    boot_with(vmm, machine, (policy, kvm), deadlines, ready).await
+}
+
+/// [`boot`], with what is known about KVM if it is wanted.
+async fn boot_with<V, T, R, F>(
+    vmm: &V,
+    machine: &Machine,
+    (policy, kvm): (Policy, Option<Result<(), Fallback>>),
+    deadlines: Deadlines,
+    ready: impl Fn(UnixStream) -> F,
+) -> Result<Booted<T>, BootError<V::Error, R>>
+where
+    V: Vmm,
+    R: std::error::Error + 'static,
+    F: Future<Output = Result<T, R>>,
+{
     let mut fallback = None;
     match kvm {
         Some(Ok(())) => match attempt(vmm, machine, Accelerator::Kvm, deadlines.kvm, &ready).await? {
@@ -172,3 +188,100 @@ where
 
 /// How long a machine whose link broke may take to be gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{self, Read},
+        os::fd::OwnedFd,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::{process::Process, tail::Tail};
+
+    /// Shell scripts in place of machines, one for each accelerator; their standard output is the guest's link.
+    struct Scripts {
+        kvm: &'static str,
+        tcg: &'static str,
+    }
+
+    impl Vmm for Scripts {
+        type Error = io::Error;
+
+        async fn start(&self, _: &Machine, accelerator: Accelerator) -> io::Result<Running> {
+            let script = if accelerator == Accelerator::Kvm { self.kvm } else { self.tcg };
+            let (control, guest) = UnixStream::pair()?;
+            let (errors, guest_errors) = io::pipe()?;
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdin(Stdio::null()).stdout(OwnedFd::from(guest)).stderr(guest_errors);
+            let process = Process::start(command).await?;
+            let console = Tail::of("console", File::open("/dev/null")?, None)?;
+            Ok(Running::new(control, process, console, Tail::of("errors", errors, None)?))
+        }
+    }
+
+    const ANSWERS: &str = "echo hello; exec sleep 100";
+    const SILENT: &str = "exec sleep 100";
+    const FAILS: &str = "echo it is broken >&2; exit 3";
+
+    async fn outcome(scripts: Scripts, policy: Policy, kvm: Option<Result<(), Fallback>>) -> String {
+        let machine = Machine {
+            vcpus: 1,
+            memory_mb: 1,
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            cmdline: Vec::new(),
+            disks: Vec::new(),
+            console_log: None,
+        };
+        let deadlines = Deadlines { kvm: Duration::from_secs(2), tcg: Duration::from_secs(2) };
+        let ready = async |control: UnixStream| {
+            let read = move || (&control).read_exact(&mut [0; 6]);
+            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        };
+        match boot_with(&scripts, &machine, (policy, kvm), deadlines, ready).await {
+            Ok(booted) => format!("{:?}, {:?}", booted.accelerator, booted.fallback.map(|f| f.to_string())),
+            Err(e) => std::iter::successors(Some(&e as &dyn std::error::Error), |e| e.source())
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(": "),
+        }
+    }
+
+    #[tokio::test]
+    async fn kvm_is_used_where_it_works_and_given_up_where_it_does_not() {
+        let auto = async |kvm, tcg| outcome(Scripts { kvm, tcg }, Policy::Auto, Some(Ok(()))).await;
+        let kvm = Policy::Only(Accelerator::Kvm);
+        let shown = [
+            auto(ANSWERS, FAILS).await,
+            auto(SILENT, ANSWERS).await,
+            auto(FAILS, ANSWERS).await,
+            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, kvm, Some(Ok(()))).await,
+            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, kvm, Some(Err(Fallback::NoProcessorSupport))).await,
+            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, Policy::Auto, Some(Err(Fallback::NoProcessorSupport))).await,
+            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, Policy::Only(Accelerator::Tcg), None).await,
+        ]
+        .join("\n");
+        insta::assert_snapshot!(shown, @r#"
+        Kvm, None
+        Tcg, Some("the guest was not ready within 2 seconds under KVM")
+        Tcg, Some("under KVM the virtual machine ended with exit code 3: it is broken")
+        KVM cannot be used: under KVM the virtual machine ended with exit code 3: it is broken
+        KVM cannot be used: this processor offers no hardware virtualization (neither vmx nor svm in /proc/cpuinfo)
+        Tcg, Some("this processor offers no hardware virtualization (neither vmx nor svm in /proc/cpuinfo)")
+        Tcg, None
+        "#);
+    }
+
+    #[tokio::test]
+    async fn a_silent_guest_is_started_again_and_a_failing_one_is_not() {
+        let tcg = async |tcg| outcome(Scripts { kvm: FAILS, tcg }, Policy::Only(Accelerator::Tcg), None).await;
+        let shown = [tcg(SILENT).await, tcg(FAILS).await].join("\n");
+        insta::assert_snapshot!(shown, @"
+        the guest was not ready within 2 seconds in 3 attempts: nothing on its console
+        the guest did not start: the virtual machine ended with exit code 3: it is broken
+        ");
+    }
+}

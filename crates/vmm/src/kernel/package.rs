@@ -89,9 +89,10 @@ impl Apt {
 
     /// Download the kernel's packages; returns the kernel's release.
     fn download(&self, always_newest: &str) -> io::Result<String> {
-        let text = run(self.command("apt-cache").args(["depends", always_newest]), FETCH_DEADLINE)?;
-        let release = newest_release(&text).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("apt knows no kernel for {always_newest}"))
+        let text = run(self.command("apt-cache").args(["depends", always_newest]), FETCH_DEADLINE);
+        let release = text.ok().as_deref().and_then(newest_release).ok_or_else(|| {
+            let reason = format!("no package archive that offers {always_newest} can be reached");
+            io::Error::new(io::ErrorKind::NotFound, reason)
         })?;
         let get = |package: String| run(self.command("apt-get").args(["download", &package]), FETCH_DEADLINE);
         get(format!("linux-image-{release}"))?;
