@@ -15,9 +15,12 @@ const PREFIXES: [(&[u8], u8); 5] = [
 const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 const HEADER_BYTES: usize = 12;
 const ENTRY_BYTES: usize = 4;
+/// As much as the inode's count of 16 bits can say.
+const MAX_BYTES: usize = HEADER_BYTES + (u16::MAX as usize - 1) * ENTRY_BYTES;
 
 /// The attributes as they follow the inode; `None` where none is left. Of equal names the last one counts.
 pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)], max_bytes: usize) -> Result<Option<Vec<u8>>, EntryProblem> {
+    let max_bytes = max_bytes.min(MAX_BYTES);
     let too_large = EntryProblem::XattrTooLarge(max_bytes);
     let mut body = vec![0; HEADER_BYTES];
     let superseded = |at: usize| xattrs[at + 1..].iter().any(|(name, _)| *name == xattrs[at].0);

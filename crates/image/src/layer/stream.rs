@@ -122,7 +122,8 @@ fn sniff<'a>(reader: &'a mut impl Read) -> io::Result<Box<dyn Read + 'a>> {
             let input = BufReader::with_capacity(CHUNK_BYTES, whole);
             Box::new(flate2::bufread::MultiGzDecoder::new(input))
         }
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+        // The second is a frame to be skipped, with which parallel compressors begin.
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(CHUNK_BYTES, whole))?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             Box::new(decoder)

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use matchlock_image::{ConvertError, Limits};
+use matchlock_image::{ConvertError, Converter, Limits};
 use tar::{EntryType, Header};
 
 use crate::{
@@ -191,6 +191,20 @@ fn a_reader_that_fails_is_the_error() {
     }
     let result = crate::image::convert_with(Limits::default(), |converter| Ok(vec![converter.apply_layer(Broken)?]));
     assert_eq!(line(&result.err().unwrap()), "cannot read layer: connection lost");
+}
+
+#[test]
+fn a_full_disk_is_the_error_wherever_it_shows() {
+    let on_full_disk = |layer: &[u8]| -> Result<_, ConvertError> {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut converter = Converter::create(full, Limits::default())?;
+        converter.apply_layer(layer)?;
+        converter.finish()
+    };
+    for size in [10, 10 << 20] {
+        let error = on_full_disk(&Layer::new().file("f", vec![1; size]).finish()).unwrap_err();
+        assert_eq!(line(&error), "cannot write image: No space left on device (os error 28)");
+    }
 }
 
 #[test]

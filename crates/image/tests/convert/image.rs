@@ -77,9 +77,11 @@ impl Image {
     fn extract<T>(&self, at: impl FnOnce(&Path) -> T) -> T {
         let to = self.folder.path().join("extracted");
         let option = format!("--extract={}", to.display());
-        // Owners and permissions are the kernel's to show: a user could not even read what is extracted with them.
         let output = run(Command::new("fsck.erofs").args([option.as_str(), "--no-preserve"]).arg(self.path()));
         assert!(output.status.success(), "fsck.erofs --extract: {}", String::from_utf8_lossy(&output.stderr));
+        // Owners and permissions are the kernel's to show; an ordinary user could not read everything with them.
+        let output = run(Command::new("chmod").args(["-R", "u+rwX"]).arg(&to));
+        assert!(output.status.success(), "chmod: {}", String::from_utf8_lossy(&output.stderr));
         let result = at(&to);
         fs::remove_dir_all(&to).unwrap();
         result

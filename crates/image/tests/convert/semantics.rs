@@ -252,6 +252,21 @@ fn odd_but_valid_archives() {
 }
 
 #[test]
+fn compressed_streams_of_several_parts() {
+    let tar = Layer::new().file("f", "x").finish();
+    let (head, tail) = tar.split_at(700);
+    let gzip = |data: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, data).unwrap();
+        encoder.finish().unwrap()
+    };
+    let skipped = b"\x50\x2a\x4d\x18\x04\0\0\0skip".to_vec();
+    let zstd = |data| zstd::encode_all(data, 3).unwrap();
+    assert_eq!(listing([[gzip(head), gzip(tail)].concat()]), "f: x");
+    assert_eq!(listing([[skipped.clone(), zstd(head), zstd(tail), skipped].concat()]), "f: x");
+}
+
+#[test]
 fn what_a_later_layer_replaces_takes_no_space() {
     let noise: Vec<u8> = (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0] | 1).collect();
     let base = Layer::new().file("big", &noise).file("zeros", vec![0; 8 << 20]).finish();
