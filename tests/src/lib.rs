@@ -1,8 +1,12 @@
 //! What the stories in `tests/tests` share. Each is a session with the real program and real virtual machines; the
 //! names of the tests say what a user relies on.
 
-use anyhow::Result;
-use matchlock_testkit::{Home, Matchlock, images};
+mod watch;
+
+use anyhow::{Result, ensure};
+use matchlock_testkit::{Home, ImageSpec, Matchlock, OciLayout, Output, images};
+
+pub use watch::{Process, logged, machine_of, query, sandbox_folder, until};
 
 /// What the stories call the Debian image.
 pub const DEBIAN: &str = "debian:test";
@@ -26,6 +30,22 @@ pub fn busybox() -> Result<Home> {
     Home::with_image(BUSYBOX, &images::busybox()?)
 }
 
+/// Import an image that a story has made up.
+///
+/// # Errors
+/// The import fails.
+pub fn import(home: &Home, tag: &str, image: &ImageSpec) -> Result<()> {
+    let archive = OciLayout::of(image)?.to_tar()?;
+    home.matchlock(["image", "import", tag]).stdin(archive).run()?.success().map(drop)
+}
+
+/// What a command said on standard error, other than that this machine has no KVM.
+#[must_use]
+pub fn complaints(output: &Output) -> String {
+    let text = output.stderr();
+    text.split_inclusive('\n').filter(|line| !line.starts_with("using software emulation: ")).collect()
+}
+
 /// A sandbox in the background (`run --detach`). Dropped, it is killed and removed.
 #[derive(Debug)]
 pub struct Sandbox<'home> {
@@ -39,9 +59,18 @@ impl<'home> Sandbox<'home> {
     /// # Errors
     /// It does not come up.
     pub fn idle(home: &'home Home, image: &str, flags: &[&str]) -> Result<Self> {
-        let arguments = [&["run", "--detach", "--image", image], flags, &["--", "sleep", "infinity"]].concat();
-        let said = home.matchlock(arguments).run()?.success()?;
-        Ok(Self { home, id: said.stdout().trim().to_owned() })
+        Self::start(home, &[&["--image", image], flags, &["--", "sleep", "infinity"]].concat())
+    }
+
+    /// Start one with these arguments of `run`.
+    ///
+    /// # Errors
+    /// It does not come up, or something else than its id is printed.
+    pub fn start(home: &'home Home, arguments: &[&str]) -> Result<Self> {
+        let said = home.matchlock([&["run", "--detach"], arguments].concat()).run()?.success()?;
+        let id = said.stdout().trim_end().to_owned();
+        ensure!(id.starts_with("vm-") && id.len() == 11 && said.stdout() == format!("{id}\n"), "{said}");
+        Ok(Self { home, id })
     }
 
     /// Its id.
