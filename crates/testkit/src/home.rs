@@ -42,7 +42,7 @@ impl Home {
         let home = Self::empty()?;
         let cache = home.cache();
         fs::create_dir_all(cache.root())?;
-        let kernels = made_once("kernels", |path| Ok(fs::create_dir(path)?))?;
+        let kernels = made_once("kernels", "all", |path| Ok(fs::create_dir(path)?))?;
         std::os::unix::fs::symlink(kernels, cache.kernels())?;
         Ok(home)
     }
@@ -55,10 +55,10 @@ impl Home {
         let home = Self::new()?;
         let binary = fs::metadata(matchlock_binary()?)?;
         // Another program may convert the image otherwise.
-        let stem = image.file_stem().and_then(OsStr::to_str).context("an image's name")?;
-        let tag_in_name = tag.replace(['/', ':'], "_");
-        let recipe = format!("{stem}-as-{tag_in_name}-by-{}-{}.store", binary.mtime(), binary.len());
-        let store = made_once(&recipe, |path| {
+        let image_name = image.file_stem().and_then(OsStr::to_str).context("an image's name")?;
+        let name = format!("imported-as-{}", tag.replace(['/', ':'], "_"));
+        let version = format!("{image_name}.{}.{}", binary.mtime_nsec(), binary.len());
+        let store = made_once(&name, &version, |path| {
             let home = Self::new()?;
             home.matchlock(["image", "import", tag]).stdin_file(image).run()?.success()?;
             copy_folder(&home.cache().images(), path)

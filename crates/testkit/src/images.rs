@@ -41,7 +41,7 @@ pub fn debian_with_tools() -> Result<PathBuf> {
 fn bootstrapped(kind: &str, arguments: &[&str]) -> Result<PathBuf> {
     let config = json!({"Cmd": ["bash"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]});
     let recipe = format!("{arguments:?} {config}");
-    made_once(&name(kind, recipe.as_bytes()), |path| {
+    made_once(kind, &version(recipe.as_bytes()), |path| {
         let layer = path.with_file_name("layer.tar");
         run(tool("mmdebstrap", "mmdebstrap")?.args(arguments).arg(&layer))?;
         write_archive(path, &config, &mut File::open(&layer)?)
@@ -69,12 +69,13 @@ pub fn scratch_static() -> Result<PathBuf> {
 
 fn small(kind: &str, config: &Value, layer: &[u8]) -> Result<PathBuf> {
     let recipe = [config.to_string().as_bytes(), layer].concat();
-    made_once(&name(kind, &recipe), |path| write_archive(path, config, &mut io::Cursor::new(layer)))
+    made_once(kind, &version(&recipe), |path| write_archive(path, config, &mut io::Cursor::new(layer)))
 }
 
-fn name(kind: &str, recipe: &[u8]) -> String {
+/// The same recipe makes the same archive.
+fn version(recipe: &[u8]) -> String {
     let digest = Digest::from_bytes(Sha256::digest(recipe).into()).hex();
-    format!("{kind}-{}.tar", &digest[..16])
+    format!("{}.tar", &digest[..16])
 }
 
 /// Write an archive of one image with one layer, as `docker save` does (Docker Image Specification 1.2).

@@ -1,7 +1,7 @@
 //! Where cargo puts things: the program under test, and what tests make once and keep.
 
 use std::{
-    fs::{File, create_dir, create_dir_all, remove_dir_all, rename},
+    fs::{File, create_dir, create_dir_all, read_dir, remove_dir_all, remove_file, rename},
     path::{Path, PathBuf},
 };
 
@@ -23,26 +23,30 @@ pub fn matchlock_binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// A file or folder below the target folder that is made once, by one process, and kept: `name` names its recipe too,
-/// so that another recipe is another file. `make` is given the path to make it at.
-pub(crate) fn made_once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// The file or folder `<name>.<version>` below the target folder: made by one process, kept for all, and replaced when
+/// another version is made. `make` is given the path to make it at.
+pub(crate) fn made_once(name: &str, version: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let folder = profile_folder()?.parent().context("the target folder")?.join("test-images");
     create_dir_all(&folder)?;
-    let finished = folder.join(name);
-    let lock = File::create(folder.join(format!("{name}.lock")))?;
+    let finished = folder.join(format!("{name}.{version}"));
+    let lock = File::create(folder.join(format!(".lock-{name}")))?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    if !finished.exists() {
-        // What a killed test left is begun anew.
-        let unfinished = folder.join(format!(".unfinished-{name}"));
-        if unfinished.exists() {
-            remove_dir_all(&unfinished)?;
-        }
-        create_dir(&unfinished)?;
-        let new = unfinished.join(name);
-        make(&new).with_context(|| format!("make {}", finished.display()))?;
-        rename(&new, &finished)?;
-        remove_dir_all(&unfinished)?;
+    if finished.exists() {
+        return Ok(finished);
     }
+    // What a killed test left, and older versions, make room.
+    let unfinished = folder.join(format!(".unfinished-{name}"));
+    for entry in read_dir(&folder)? {
+        let entry = entry?;
+        if entry.path() == unfinished || entry.file_name().to_string_lossy().starts_with(&format!("{name}.")) {
+            if entry.file_type()?.is_dir() { remove_dir_all(entry.path())? } else { remove_file(entry.path())? }
+        }
+    }
+    create_dir(&unfinished)?;
+    let new = unfinished.join(name);
+    make(&new).with_context(|| format!("make {}", finished.display()))?;
+    rename(&new, &finished)?;
+    remove_dir_all(&unfinished)?;
     Ok(finished)
 }
 
