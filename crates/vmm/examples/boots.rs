@@ -30,6 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let count = args.next().map_or(Ok(10), |count| count.parse())?;
     let cache = CacheLayout::new(&PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?));
+    let since = Instant::now();
     let qemu = Qemu::find(&cache.host())?;
     let kernel = kernel::resolve(None, &cache.kernels(), qemu.transport())?;
     let modules = kernel.modules(qemu.transport())?;
@@ -43,6 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         disks: Vec::new(),
         console_log: None,
     };
+    println!("prepared in {} ms", since.elapsed().as_millis());
     let attempts = AtomicUsize::new(0);
     let ready = |control| {
         attempts.fetch_add(1, Ordering::Relaxed);

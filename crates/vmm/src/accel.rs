@@ -8,6 +8,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Read},
     path::Path,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,8 +46,8 @@ pub enum Fallback {
     #[error("/dev/kvm cannot be opened: {0}")]
     Device(String),
     /// It was tried, and the guest did not answer.
-    #[error("the guest was not ready within {0} seconds under KVM")]
-    NotReady(u64),
+    #[error("the guest was not ready after running for {0:?} under KVM")]
+    NotReady(Duration),
     /// It was tried, and the VMM gave up.
     #[error("under KVM {0}")]
     Ended(String),

@@ -30,6 +30,9 @@ use tokio::{
     sync::oneshot,
 };
 
+/// The unit of times in `/proc`: `USER_HZ`, the same on every x86-64 Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessEnd {
@@ -59,11 +62,18 @@ impl Process {
     /// Start `command`: in a process group of its own, so that a terminal's Ctrl-C does not reach it; without the means
     /// to gain privileges or to leave a memory image; to be killed by the kernel when this process ends.
     pub(crate) async fn start(command: Command) -> io::Result<Self> {
-        let child = on_long_lived_thread(move || spawn(command)).await??;
+        let mut child = on_long_lived_thread(move || spawn(command)).await??;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        // Not reaped yet, so the pid is certainly the child's.
         let raw = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
-        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        // Not reaped yet, so the pid is certainly the child's.
+        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(e) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(e.into());
+            }
+        };
         // SAFETY: an `OwnedFd` names one open descriptor all its life, and here it lives as long as its registration.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
         Ok(Self { pid, pidfd, end: Mutex::new(None) })
@@ -71,6 +81,16 @@ impl Process {
 
     pub(crate) const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// The processor time of all its threads, so far (proc(5), `/proc/<pid>/stat`, fields 14 and 15).
+    pub(crate) fn processor_time(&self) -> io::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        // Field 2 is the program's name in parentheses and may hold anything, so fields are counted from its end.
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields = after_name.split_ascii_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
     }
 
     /// Wait until it has ended. May be asked again, and by several at once.
@@ -204,8 +224,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_one_is_gone_and_a_living_one_is_confined() {
-        let process = Process::start(sh("while :; do sleep 1; done")).await.unwrap();
+        let process = Process::start(sh("while :; do :; done")).await.unwrap();
         let proc = std::path::PathBuf::from(format!("/proc/{}", process.pid()));
+        while process.processor_time().unwrap() < Duration::from_millis(50) {
+            tokio::task::yield_now().await;
+        }
         let status = std::fs::read_to_string(proc.join("status")).unwrap();
         assert!(status.contains("NoNewPrivs:\t1"), "{status}");
         let limits = std::fs::read_to_string(proc.join("limits")).unwrap();

@@ -42,6 +42,14 @@ impl Running {
         self.process.pid()
     }
 
+    /// How much processor time it has used; under emulation the guest's and QEMU's own.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn processor_time(&self) -> io::Result<Duration> {
+        self.process.processor_time()
+    }
+
     /// The end of what the guest has written to its console.
     #[must_use]
     pub fn console(&self) -> String {

@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::FileExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -58,7 +61,7 @@ pub fn create(uppers: &Path, size_mb: u64, path: &Path) -> Result<(), UpperError
     }
     let failed = |e| UpperError::Copy(path.to_owned(), e);
     let original = File::open(original(uppers, size_mb)?).map_err(failed)?;
-    let copy = File::options().write(true).create_new(true).open(path).map_err(failed)?;
+    let copy = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     copy_sparsely(&original, &copy).map_err(|e| {
         // The error that matters is the first one.
         let _ = fs::remove_file(path);

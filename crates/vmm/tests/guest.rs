@@ -124,6 +124,8 @@ async fn a_guest_answers_syncs_and_powers_off() {
     host.machine.console_log = Some(log.clone());
     let mut booted = start(&host).await;
     assert_eq!((booted.accelerator, booted.fallback), (Accelerator::Tcg, None));
+    let environment = fs::read(format!("/proc/{}/environ", booted.running.pid())).unwrap();
+    assert!(environment.is_empty(), "the VMM sees the user's variables");
     booted.ready.ask(&Request::Sync).await.unwrap();
     let events = booted.ready.events().await.unwrap();
     assert!(matches!(events[0], Event::Note(_, Note::Done)), "{events:?}");

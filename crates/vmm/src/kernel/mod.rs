@@ -133,11 +133,14 @@ pub fn resolve(explicit: Option<&Path>, kernels: &Path, transport: Transport) ->
 
 /// The kernel that the user named: modules lie beside it, or where the system has them, or are built in.
 fn named(path: &Path, transport: Transport) -> Result<Kernel, KernelError> {
-    let version = image::version(path).map_err(|e| KernelError::Explicit(path.to_owned(), e))?;
+    let failed = |e| KernelError::Explicit(path.to_owned(), e);
+    let version = image::version(path).map_err(failed)?;
+    // The VMM has another working folder.
+    let path = std::path::absolute(path).map_err(failed)?;
     let beside = path.with_file_name("modules");
     let systems = Path::new("/lib/modules").join(&version);
     let modules = [beside, systems].into_iter().find(|dir| dir.is_dir());
-    let kernel = Kernel { version, image: path.to_owned(), modules };
+    let kernel = Kernel { version, image: path, modules };
     kernel.modules(transport)?;
     Ok(kernel)
 }

@@ -112,6 +112,8 @@ impl Vmm for Qemu {
         let host = args::Host { board: self.facts.board, accelerator, tsc_khz: self.tsc_khz };
         let mut command = Command::new(&self.binary);
         command.args(args::arguments(machine, host)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
+        // The user's environment may hold secrets, and the user's folder may want to be unmounted.
+        command.env_clear().current_dir("/");
         command.fd_mappings(mappings.collect()).map_err(|e| failed(io::Error::other(e)))?;
 
         // The command, and with it our copies of QEMU's ends, is gone when this returns: a link ends when QEMU does.
