@@ -6,15 +6,19 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
 };
 
-/// Listen at `path`, for async use. The folder's mode is what keeps others out.
+/// Listen at `path`, for async use. The folder's mode is what keeps others out from the start.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     let (_folder, short) = shorten(path)?;
-    let listener = UnixListener::bind(short)?;
+    let listener = UnixListener::bind(&short)?;
+    std::fs::set_permissions(&short, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
