@@ -143,6 +143,7 @@ impl Target<'_> {
                 self.check_target(target).map_err(of_entry)?;
                 Node::Symlink(target.as_slice().into())
             }
+            EntryKind::CharDevice(0, 0) => return Err(of_entry(EntryProblem::WhiteoutDevice)),
             EntryKind::CharDevice(major, minor) => {
                 Node::CharDevice(erofs::device_number(*major, *minor).map_err(of_entry)?)
             }

@@ -135,7 +135,6 @@ pub(super) fn dirent(nid: u64, name_offset: u16, file_type: FileType) -> [u8; DI
 /// A device number as the kernel decodes it (`new_decode_dev`): 12 bits major, 20 bits minor.
 pub(crate) fn device_number(major: u64, minor: u64) -> Result<u32, EntryProblem> {
     match (u32::try_from(major), u32::try_from(minor)) {
-        (Ok(0), Ok(0)) => Err(EntryProblem::WhiteoutDevice),
         (Ok(major @ ..0x1000), Ok(minor @ ..0x10_0000)) => Ok(minor & 0xff | major << 8 | (minor & !0xff) << 12),
         _ => Err(EntryProblem::DeviceNumber(major, minor)),
     }
