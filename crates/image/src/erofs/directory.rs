@@ -26,18 +26,14 @@ pub(super) fn measure<'a>(names: impl Iterator<Item = &'a [u8]>) -> (u32, u64) {
     (full, used)
 }
 
-/// The contents, of exactly the measured length.
-pub(super) fn encode(entries: &[Dirent<'_>]) -> Vec<u8> {
-    let mut contents = Vec::new();
+/// The contents, block by block; what does not fill a block is not padded.
+pub(super) fn blocks(entries: &[Dirent<'_>]) -> impl Iterator<Item = Vec<u8>> {
     let mut rest = entries;
-    while !rest.is_empty() {
-        let block_start = contents.len();
-        contents.resize(block_start.next_multiple_of(BLOCK_BYTES), 0);
+    std::iter::from_fn(move || {
         let (block, after) = rest.split_at(fitting(rest));
-        append_block(&mut contents, block);
         rest = after;
-    }
-    contents
+        (!block.is_empty()).then(|| encode_block(block))
+    })
 }
 
 /// How many of the first entries one block holds.
@@ -45,22 +41,24 @@ fn fitting(entries: &[Dirent<'_>]) -> usize {
     let mut used = 0;
     let fits = |entry: &&Dirent<'_>| {
         used += DIRENT_BYTES + entry.name.len();
-        used as u64 <= BLOCK
+        used <= BLOCK_BYTES
     };
     entries.iter().take_while(fits).count()
 }
 
-fn append_block(contents: &mut Vec<u8>, entries: &[Dirent<'_>]) {
+fn encode_block(entries: &[Dirent<'_>]) -> Vec<u8> {
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut name_offset = entries.len() * DIRENT_BYTES;
     for entry in entries {
         // Offsets are below the block size.
         let offset = u16::try_from(name_offset).unwrap_or(u16::MAX);
-        contents.extend_from_slice(&dirent(entry.nid, offset, entry.file_type));
+        block.extend_from_slice(&dirent(entry.nid, offset, entry.file_type));
         name_offset += entry.name.len();
     }
     for entry in entries {
-        contents.extend_from_slice(entry.name);
+        block.extend_from_slice(entry.name);
     }
+    block
 }
 
 #[cfg(test)]
@@ -74,7 +72,9 @@ mod tests {
             let entries: Vec<_> =
                 names.iter().map(|name| Dirent { name, nid: 9, file_type: FileType::Regular }).collect();
             let (full, tail) = measure(names.iter().map(Vec::as_slice));
-            assert_eq!(encode(&entries).len() as u64, u64::from(full) * BLOCK + tail, "{count} names of {len}");
+            let blocks: Vec<_> = blocks(&entries).collect();
+            assert_eq!(blocks.len(), full as usize + 1, "{count} names of {len}");
+            assert_eq!(blocks.last().unwrap().len() as u64, tail, "{count} names of {len}");
         }
     }
 }

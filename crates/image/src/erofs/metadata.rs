@@ -6,7 +6,7 @@
 use std::{fs::File, os::unix::fs::FileExt};
 
 use super::{
-    BLOCK, BLOCK_BYTES, BlockWriter,
+    BLOCK, BlockWriter,
     directory::{self, Dirent},
     format::{FileType, INODE_BYTES, InodeRecord, Layout, SLOT_BYTES, SUPERBLOCK_OFFSET, Superblock},
 };
@@ -121,23 +121,26 @@ impl Plan {
 
     /// Appends what is not beside the inode.
     fn write_blocks(&self, tree: &Tree, place: &Place, blocks: &mut BlockWriter) -> Result<(), ConvertError> {
+        let all = place.size.div_ceil(BLOCK);
         let outside = match place.layout {
-            Layout::Plain => place.size,
-            Layout::Inline => place.size / BLOCK * BLOCK,
+            Layout::Plain => all,
+            Layout::Inline => all - 1,
         };
-        if outside == 0 {
-            return Ok(());
-        }
-        let outside = usize::try_from(outside).unwrap_or(usize::MAX);
         match &tree.inode(place.id).node {
-            Node::Directory(directory) => {
-                let contents = directory::encode(&self.dirents(tree, place, directory));
-                blocks.append(&contents[..outside.min(contents.len())])?;
+            Node::Directory(directory) if outside > 0 => {
+                let outside = usize::try_from(outside).unwrap_or(usize::MAX);
+                for block in directory::blocks(&self.dirents(tree, place, directory)).take(outside) {
+                    blocks.append(&block)?;
+                    blocks.align()?;
+                }
+                Ok(())
             }
-            Node::Symlink(data) | Node::SmallFile(data) => blocks.append(data)?,
-            _ => return Ok(()),
+            Node::Symlink(data) | Node::SmallFile(data) if outside > 0 => {
+                blocks.append(data)?;
+                blocks.align()
+            }
+            _ => Ok(()),
         }
-        blocks.align()
     }
 
     fn write_inode(
@@ -152,14 +155,13 @@ impl Plan {
         let metadata = &inode.metadata;
         let (block_or_device, links, tail) = match &inode.node {
             Node::Directory(directory) => {
-                let contents = match place.layout {
-                    Layout::Inline => directory::encode(&self.dirents(tree, place, directory)),
-                    Layout::Plain => Vec::new(),
-                };
                 let is_directory = |id: InodeId| matches!(tree.inode(id).node, Node::Directory(_));
                 let below = directory.names.values().filter(|name| is_directory(name.inode)).count();
-                let tail_start = contents.len() / BLOCK_BYTES * BLOCK_BYTES;
-                (place.block, u32::try_from(below + 2).unwrap_or(u32::MAX), contents[tail_start..].to_vec())
+                let tail = match place.layout {
+                    Layout::Inline => directory::blocks(&self.dirents(tree, place, directory)).last(),
+                    Layout::Plain => None,
+                };
+                (place.block, u32::try_from(below + 2).unwrap_or(u32::MAX), tail.unwrap_or_default())
             }
             Node::Symlink(data) | Node::SmallFile(data) => {
                 let tail = if place.layout == Layout::Inline { data.to_vec() } else { Vec::new() };
