@@ -166,7 +166,60 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::modinfo::tests::module_file, *};
+
+    /// A kernel elsewhere on the host: an ELF file, one module, and this list of what is built in.
+    fn found(dir: &Path, builtin: &str) -> Found {
+        let mut image = b"\x7fELF\x02\x01".to_vec();
+        image.resize(64, 0);
+        image[18] = 62;
+        image.extend(b"Linux version 6.1.0-x (root@localhost) \0");
+        fs::write(dir.join("vmlinux"), image).unwrap();
+        fs::create_dir(dir.join("tree")).unwrap();
+        fs::write(dir.join("tree/erofs.ko.zst"), zstd::encode_all(&module_file(b"depends=\0")[..], 1).unwrap())
+            .unwrap();
+        fs::write(dir.join("tree/modules.builtin"), builtin).unwrap();
+        Found { version: "6.1.0-x".into(), image: dir.join("vmlinux"), modules: Some(dir.join("tree")) }
+    }
+
+    const BUILTIN: &str = "k/virtio_mmio.ko\nk/virtio_console.ko\nk/virtio_blk.ko\nk/overlay.ko\nk/ext4.ko\n";
+
+    #[test]
+    fn an_adopted_kernel_is_trusted_until_it_changes() {
+        let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Folder::lock(cache.path()).unwrap();
+        let kernel = adopt(&folder, &found(source.path(), BUILTIN), Transport::Mmio).unwrap();
+        let dir = kernel.image.parent().unwrap();
+        assert_eq!(open_quickly(dir).unwrap(), kernel);
+        let modules = kernel.modules(Transport::Mmio).unwrap();
+        assert_eq!(modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["erofs"]);
+
+        let file = dir.join("modules/erofs.ko");
+        let content = fs::read(&file).unwrap();
+        fs::write(&file, &content).unwrap();
+        assert_eq!(open_quickly(dir), None, "touched");
+        assert_eq!(open_carefully(dir).unwrap(), kernel);
+        assert_eq!(open_quickly(dir).unwrap(), kernel, "looked at again, and remembered");
+
+        fs::write(&file, &content[1..]).unwrap();
+        assert_eq!(open_quickly(dir), None, "damaged");
+        assert!(open_carefully(dir).unwrap_err().to_string().contains("modules/erofs.ko has another digest"));
+        fs::remove_file(&file).unwrap();
+        assert!(open_carefully(dir).is_err());
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_fit_leaves_nothing() {
+        let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Folder::lock(cache.path()).unwrap();
+        let lacking = adopt(&folder, &found(source.path(), ""), Transport::Mmio).unwrap_err();
+        assert!(matches!(lacking, KernelError::Modules(_)), "{lacking}");
+        let image = source.path().join("no-kernel");
+        fs::write(&image, "#!/bin/sh").unwrap();
+        let wrong = Found { version: "1".into(), image, modules: None };
+        assert!(matches!(adopt(&folder, &wrong, Transport::Mmio), Err(KernelError::File(..))));
+        assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1, "only the lock");
+    }
 
     #[test]
     fn versions_are_ordered_by_their_numbers() {
