@@ -1,8 +1,8 @@
 //! The documents of an archive: `manifest.json`, `index.json`, manifests and configurations.
 //!
 //! The input is cut at 0xff bytes into documents, which become the members of an otherwise sound tar: the first
-//! `manifest.json`, the second `index.json`, all of them also blobs named by their digests. `$3` in a document is the
-//! digest of the third, as far as that comes later; so the fuzzer can refer to what it cannot compute.
+//! `manifest.json`, the second `index.json` (unless empty), all of them also blobs named by their digests. `$3` in a
+//! document is the digest of document 3, counted from 0, if that comes later: what the fuzzer cannot compute itself.
 
 #![no_main]
 
@@ -29,8 +29,9 @@ fuzz_target!(|data: &[u8]| {
         tar.append_data(&mut header, name, content).expect("the name is short");
     };
     for (number, (document, name)) in documents.iter().zip(&names).enumerate() {
-        if let Some(fixed) = ["manifest.json", "index.json"].get(number) {
-            add(fixed, document);
+        match ["manifest.json", "index.json"].get(number) {
+            Some(fixed) if !document.is_empty() => add(fixed, document),
+            _ => {}
         }
         add(&format!("blobs/sha256/{name}"), document);
     }

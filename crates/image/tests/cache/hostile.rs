@@ -1,13 +1,22 @@
 //! Registries that break off, fall silent, or send what nobody asked for.
 
-use std::{io::Write, sync::Arc, thread, time::Duration};
+use std::{
+    io::Write,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
 
-use matchlock_image::{Event, RegistryAccess};
-use matchlock_testkit::{LoopbackRegistry, Options};
+use matchlock_image::{Event, Progress, RegistryAccess};
+use matchlock_testkit::{ImageSpec, LayerTar, LoopbackRegistry, OciLayout, Options};
 
 use crate::{
     servers::{cutting_proxy, forward, image_of, quick, server},
-    support::{Home, Recorder, line, pull, reference},
+    support::{Home, Recorder, line, noise, pull, reference},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,12 +56,44 @@ async fn a_pull_that_failed_is_taken_up_by_the_next_one() {
     assert_eq!(home.files(), ["blobs/….erofs", "layers/…"]);
 }
 
+/// Tells the test when the first layer's unpacking begins.
+struct Unpacking(Sender<()>);
+
+impl Progress for Unpacking {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Unpacking { number: 1, .. }) {
+            self.0.send(()).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_come_side_by_side_and_are_unpacked_meanwhile() {
+    let registry = LoopbackRegistry::start(Options::default()).unwrap();
+    let layer = |seed| LayerTar::new().file("big", 0o644, &noise(100_000, seed)).unwrap().finish().unwrap();
+    registry.push(&OciLayout::of(&ImageSpec::new((1..4).map(layer).collect())).unwrap(), "three:1").unwrap();
+    let upstream = registry.host();
+    let (blobs, together, (begun, has_begun)) = (AtomicUsize::new(0), Barrier::new(3), channel());
+    let has_begun = Mutex::new(has_begun);
+    let proxy = server(move |_, request, client| {
+        // The first blob is the configuration. No layer is served before all three were asked for, and the first one's
+        // unpacking has begun.
+        if request.contains("/blobs/") && blobs.fetch_add(1, Ordering::SeqCst) > 0 && together.wait().is_leader() {
+            has_begun.lock().unwrap().recv().unwrap();
+        }
+        forward(&upstream, &request, client, u64::MAX);
+    });
+    let name = reference(&format!("{proxy}/three:1"));
+    let access = RegistryAccess { silence: Duration::from_secs(5), ..quick() };
+    Home::new().cache_with(access).resolve(&name, false, Arc::new(Unpacking(begun))).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_pull_ends_and_lets_go() {
     let registry = LoopbackRegistry::start(Options::default()).unwrap();
     registry.push(&image_of(3_000_000), "big:1").unwrap();
-    let (hold, released) = std::sync::mpsc::channel::<()>();
-    let released = std::sync::Mutex::new(released);
+    let (hold, released) = channel::<()>();
+    let released = Mutex::new(released);
     // The layer's request is taken and never answered.
     let upstream = registry.host();
     let proxy = server(move |_, request, client| {

@@ -1,8 +1,9 @@
 //! Pulling from `docker-registry`.
 
-use std::{path::Path, sync::Arc};
+use std::{ffi::OsStr, fs::Permissions, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
 
 use matchlock_image::{Event, RegistryAccess, Scope, Source};
+use matchlock_model::Digest;
 use matchlock_testkit::{Compression, ImageSpec, LayerTar, LoopbackRegistry, OciLayout, Options, busybox_layer};
 
 use crate::support::{Home, Recorder, line, noise, pull, reference, small, text, unpack};
@@ -80,13 +81,21 @@ async fn a_private_registry_over_tls_says_what_is_missing_until_it_is_there() {
     ");
 }
 
-/// Run by [`credential_helpers_are_asked`] in a process of its own, where `PATH` holds a helper.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the environment that credential_helpers_are_asked makes"]
-async fn inner_pull_with_a_helper() {
+/// Run by [`pull_in_process`], which says in the environment what to pull.
+#[tokio::test]
+#[ignore = "needs the environment that other tests make for it"]
+async fn inner_pull() {
     let (home, name) = (Home::new(), std::env::var("TEST_REFERENCE").unwrap());
     let access = RegistryAccess::conventional(Path::new("/nonexistent"), |name| std::env::var_os(name));
     println!("{}", pull(&home.cache_with(access), &name).await.map_or_else(|line| line, |image| text(&image, "file")));
+}
+
+/// Pull with these variables in the environment; the file in the image, or the error.
+fn pull_in_process(reference: &str, variables: &[(&str, &OsStr)]) -> String {
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args(["--exact", "registries::inner_pull", "--ignored", "--nocapture"]);
+    test.env("TEST_REFERENCE", reference).envs(variables.iter().copied());
+    matchlock_testkit::run(&mut test).unwrap()
 }
 
 #[test]
@@ -94,27 +103,31 @@ fn credential_helpers_are_asked() {
     let registry = LoopbackRegistry::start(Options { tls: false, login: Some(("ann", "word")) }).unwrap();
     registry.push(&OciLayout::of(&small("from a helper")).unwrap(), "private:1").unwrap();
     let home = Home::new();
-    let config = serde_json::json!({"credsStore": "test"}).to_string();
-    std::fs::write(home.file("config.json"), config).unwrap();
+    std::fs::write(home.file("config.json"), r#"{"credsStore": "test"}"#).unwrap();
     let helper = home.file("docker-credential-test");
-    let inner = |script: &str| {
+    let pull = |script: &str| {
         std::fs::write(&helper, format!("#!/bin/sh\nread server\n{script}\n")).unwrap();
-        matchlock_testkit::run(std::process::Command::new("chmod").arg("+x").arg(&helper)).unwrap();
+        std::fs::set_permissions(&helper, Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", home.file("").display(), std::env::var("PATH").unwrap());
-        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", "registries::inner_pull_with_a_helper", "--ignored", "--nocapture"])
-            .env("PATH", path)
-            .env("DOCKER_CONFIG", home.file(""))
-            .env("TEST_REFERENCE", registry.reference("private:1"));
-        matchlock_testkit::run(&mut test).unwrap()
+        let config = home.file("");
+        let variables = [("PATH", path.as_ref()), ("DOCKER_CONFIG", config.as_os_str())];
+        pull_in_process(&registry.reference("private:1"), &variables)
     };
-    let good = r#"echo "{\"ServerURL\":\"$server\",\"Username\":\"ann\",\"Secret\":\"word\"}""#;
-    let output = inner(good);
+    let output = pull(r#"echo "{\"ServerURL\":\"$server\",\"Username\":\"ann\",\"Secret\":\"word\"}""#);
     assert!(output.contains("from a helper"), "{output}");
-    let output = inner("echo 'credentials not found in native keychain'; exit 1");
+    let output = pull("echo 'credentials not found in native keychain'; exit 1");
     assert!(output.contains("run: docker login localhost:") && !output.contains("keychain"), "{output}");
-    let output = inner("echo 'the key ring is locked' >&2; exit 1");
+    let output = pull("echo 'the key ring is locked' >&2; exit 1");
     assert!(output.contains("docker-credential-test failed: the key ring is locked"), "{output}");
+}
+
+#[test]
+fn an_authority_in_ssl_cert_file_is_trusted() {
+    let registry = LoopbackRegistry::start(Options { tls: true, login: None }).unwrap();
+    registry.push(&OciLayout::of(&small("over TLS")).unwrap(), "app:1").unwrap();
+    let authority = registry.certificate_dir().unwrap().join(registry.host()).join("ca.crt");
+    let output = pull_in_process(&registry.reference("app:1"), &[("SSL_CERT_FILE", authority.as_os_str())]);
+    assert!(output.contains("over TLS"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,6 +195,31 @@ async fn a_layer_that_was_tampered_with_leaves_nothing_and_is_fetched_again_late
     std::fs::write(&stored, &bytes).unwrap();
     assert_eq!(pull(&cache, &name).await.unwrap().content, good.content);
     assert_eq!(home.files().join(" "), "blobs/….erofs layers/…");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_were_tampered_with_are_refused() {
+    let registry = LoopbackRegistry::start(Options::default()).unwrap();
+    let mut layout = OciLayout::new().unwrap();
+    let manifest = layout.add(&small("x")).unwrap();
+    registry.push(&layout, "app:1").unwrap();
+    let text = std::fs::read_to_string(layout.blob_path(&manifest)).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let config: Digest = document["config"]["digest"].as_str().unwrap().parse().unwrap();
+    let mut lines = Vec::new();
+    for digest in [config, manifest] {
+        let stored = registry.blob_file(&digest.hex());
+        let changed = std::fs::read_to_string(&stored).unwrap().replacen(':', ": ", 1);
+        std::fs::write(&stored, changed).unwrap();
+        let pinned = format!("{}@{manifest}", registry.reference("app"));
+        let line = pull(&Home::new().cache(), &pinned).await.unwrap_err();
+        assert!(line.contains(&format!("expected {digest}")), "{line}");
+        lines.push(line.split(" sha256:").next().unwrap().to_owned());
+    }
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    pull image: the image configuration has digest
+    pull image: the manifest has digest
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]

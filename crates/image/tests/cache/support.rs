@@ -99,7 +99,7 @@ pub(crate) fn small(content: &str) -> ImageSpec {
 
 /// Bytes that no compression makes smaller, different for each `seed`.
 pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
+    let mut state = 2 * seed + 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
