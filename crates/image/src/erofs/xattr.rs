@@ -1,5 +1,7 @@
 //! Extended attributes beside the inode (`struct erofs_xattr_ibody_header`, `struct erofs_xattr_entry`).
 
+use std::collections::BTreeMap;
+
 use crate::EntryProblem;
 
 /// Name prefixes that EROFS has a number for; names with another one cannot be stored.
@@ -23,10 +25,10 @@ pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)], max_bytes: usize) -> Result<
     let max_bytes = max_bytes.min(MAX_BYTES);
     let too_large = EntryProblem::XattrTooLarge(max_bytes);
     let mut body = vec![0; HEADER_BYTES];
-    let superseded = |at: usize| xattrs[at + 1..].iter().any(|(name, _)| *name == xattrs[at].0);
-    for (at, (name, value)) in xattrs.iter().enumerate() {
+    let by_name: BTreeMap<_, _> = xattrs.iter().map(|(name, value)| (name, value)).collect();
+    for (name, value) in by_name {
         let Some((index, suffix)) = split_prefix(name) else { continue };
-        if OVERLAY.iter().any(|prefix| name.starts_with(prefix)) || superseded(at) {
+        if OVERLAY.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
         let (Ok(name_len), Ok(value_len)) = (u8::try_from(suffix.len()), u16::try_from(value.len())) else {

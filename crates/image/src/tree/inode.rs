@@ -70,11 +70,14 @@ pub(crate) enum Node {
 pub(crate) struct Directory {
     /// In the byte order that EROFS wants them in.
     pub(crate) names: BTreeMap<Box<[u8]>, Name>,
+    /// The last layer that is known to have no lower names anywhere below: it made the directory or emptied it. No
+    /// whiteout of that layer needs to look here again.
+    pub(super) cleared_by: u32,
 }
 
 impl Directory {
-    pub(super) fn new() -> Self {
-        Self { names: BTreeMap::new() }
+    pub(super) fn new(made_by: u32) -> Self {
+        Self { names: BTreeMap::new(), cleared_by: made_by }
     }
 }
 

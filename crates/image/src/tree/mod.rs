@@ -70,7 +70,7 @@ impl Tree {
     pub(crate) const ROOT: InodeId = InodeId::ROOT;
 
     pub(crate) fn new(limits: &Limits) -> Self {
-        let root = Inode::new(Metadata::implied(), Node::Directory(Directory::new()));
+        let root = Inode::new(Metadata::implied(), Node::Directory(Directory::new(0)));
         Self {
             inodes: vec![Inode { links: 1, ..root }],
             layer: 0,
@@ -126,7 +126,7 @@ impl Tree {
             self.inodes[there.inode.index()].metadata = metadata;
             return Ok(());
         }
-        let id = self.create(metadata, Node::Directory(Directory::new()))?;
+        let id = self.create(metadata, Node::Directory(Directory::new(self.layer)))?;
         self.put(parent, name, id)
     }
 

@@ -24,7 +24,7 @@ impl Tree {
     pub(super) fn walk(&mut self, components: &[&[u8]]) -> Result<InodeId, TreeError> {
         let mut position = Position(Vec::new());
         let mut pending = Pending::new(self, components);
-        while let Some(name) = pending.next()? {
+        while let Some(name) = pending.next() {
             if &*name == b".." {
                 position.up();
                 continue;
@@ -41,7 +41,7 @@ impl Tree {
                     continue;
                 }
                 _ => {
-                    let id = self.create(Metadata::implied(), Node::Directory(Directory::new()))?;
+                    let id = self.create(Metadata::implied(), Node::Directory(Directory::new(self.layer)))?;
                     self.put(here, &name, id)?;
                     id
                 }
@@ -55,7 +55,7 @@ impl Tree {
     pub(super) fn find_directory(&self, components: &[&[u8]]) -> Result<Option<InodeId>, TreeError> {
         let mut position = Position(Vec::new());
         let mut pending = Pending::new(self, components);
-        while let Some(name) = pending.next()? {
+        while let Some(name) = pending.next() {
             if &*name == b".." {
                 position.up();
                 continue;
@@ -104,24 +104,23 @@ impl<'a> Pending<'a> {
         Self {
             components: components.iter().rev().map(|&component| Cow::Borrowed(component)).collect(),
             links_left: tree.limits.link_depth,
-            steps_left: tree.limits.path_len,
+            steps_left: tree.limits.path_len.saturating_sub(components.len()),
             link_depth: tree.limits.link_depth,
             path_len: tree.limits.path_len,
         }
     }
 
-    /// The next component. The number of steps is bounded, since links that fan out would make it grow without end.
-    fn next(&mut self) -> Result<Option<Cow<'a, [u8]>>, EntryProblem> {
-        let next = self.components.pop();
-        if next.is_some() {
-            self.steps_left = self.steps_left.checked_sub(1).ok_or(EntryProblem::PathTooLong(self.path_len))?;
-        }
-        Ok(next)
+    fn next(&mut self) -> Option<Cow<'a, [u8]>> {
+        self.components.pop()
     }
 
+    /// Goes on with a link's target. How many components that may add up to is bounded, since links can fan out.
     fn follow(&mut self, target: &[u8]) -> Result<(), EntryProblem> {
         self.links_left = self.links_left.checked_sub(1).ok_or(EntryProblem::LinkLoop(self.link_depth))?;
-        self.components.extend(split(target).rev().map(|component| Cow::Owned(component.to_vec())));
+        for component in split(target).rev() {
+            self.steps_left = self.steps_left.checked_sub(1).ok_or(EntryProblem::PathTooLong(self.path_len))?;
+            self.components.push(Cow::Owned(component.to_vec()));
+        }
         Ok(())
     }
 }

@@ -60,18 +60,23 @@ impl Tree {
 
     /// Removes all names of lower layers anywhere below `top`.
     fn hide_contents(&mut self, top: InodeId) {
+        let layer = self.layer;
+        let may_have_lower_names = |id: InodeId| match &self.inode(id).node {
+            Node::Directory(directory) => directory.cleared_by < layer,
+            _ => false,
+        };
         // Parents come before their children here; worked off backwards, so that a directory is known to be empty.
-        let mut directories = vec![top];
+        let mut directories: Vec<_> = Some(top).into_iter().filter(|&id| may_have_lower_names(id)).collect();
         let mut next = 0;
         while let Some(&id) = directories.get(next) {
             if let Node::Directory(directory) = &self.inode(id).node {
                 let below = directory.names.values().map(|name| name.inode);
-                directories.extend(below.filter(|&id| matches!(self.inode(id).node, Node::Directory(_))));
+                directories.extend(below.filter(|&id| may_have_lower_names(id)));
             }
             next += 1;
         }
-        let layer = self.layer;
         while let Some(id) = directories.pop() {
+            self.directory_mut(id).cleared_by = layer;
             let lower = self.directory_mut(id).names.iter().filter(|(_, name)| name.layer < layer);
             let lower: Vec<Box<[u8]>> = lower.map(|(name, _)| name.clone()).collect();
             for name in lower {
