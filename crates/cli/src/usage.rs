@@ -19,7 +19,7 @@ pub(crate) fn report(error: &clap::Error) -> Result<ExitStatus, CliError> {
 fn line(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(list)) => list.join(" "),
+        Some(ContextValue::Strings(list)) => list.join(", "),
         _ => String::new(),
     };
     let argument = context(ContextKind::InvalidArg);

@@ -36,13 +36,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     process: ProcessArgs,
     /// Virtual processors; a fraction is enforced as a share of time
-    #[arg(long, default_value_t = 1.0, value_name = "N")]
+    #[arg(long, default_value_t = 1.0, value_name = "N", allow_negative_numbers = true)]
     cpus: f64,
     /// Memory in MiB
-    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    #[arg(long, default_value_t = 512, value_name = "MIB", allow_negative_numbers = true)]
     memory: u32,
     /// Size of the writable layer in MiB; it takes up only what is written
-    #[arg(long, default_value_t = 5120, value_name = "MIB")]
+    #[arg(long, default_value_t = 5120, value_name = "MIB", allow_negative_numbers = true)]
     disk_size: u32,
     /// Mount an ext4 image, or @NAME for a volume, in the guest
     #[arg(long, value_name = "HOST_PATH:GUEST_MOUNT[:ro]")]
@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     privileged: bool,
     /// End the sandbox after this many seconds, image and boot included; 0 for never
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS", allow_negative_numbers = true)]
     timeout: u64,
     /// How long the guest's processes get between SIGTERM and SIGKILL at the end, such as 500ms or 5s
     #[arg(long, default_value = "0s", value_parser = parse::duration, value_name = "DURATION")]
