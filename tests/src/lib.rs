@@ -4,7 +4,7 @@
 mod watch;
 
 use anyhow::{Result, ensure};
-use matchlock_testkit::{Home, ImageSpec, Matchlock, OciLayout, Output, images};
+use matchlock_testkit::{Home, ImageSpec, Matchlock, OciLayout, Output, Running, images};
 
 pub use watch::{Process, logged, machine_of, query, sandbox_folder, until};
 
@@ -97,7 +97,28 @@ impl<'home> Sandbox<'home> {
         let output = self.exec(&["sh", "-c", script]).run()?.success()?;
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
+
+    /// A command, already at work, that ends when the process in the sandbox does whose number stands in `/tmp/pid`.
+    /// It needs an image with Python.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn watch(&self) -> Result<Running> {
+        let mut watcher = self.exec(&["python3", "-c", WATCH]).spawn()?;
+        watcher.expect_stdout("watching\n")?;
+        Ok(watcher)
+    }
 }
+
+/// Ends when the process whose number stands in `/tmp/pid` does.
+const WATCH: &str = "
+import os, select
+process = os.pidfd_open(int(open('/tmp/pid').read()))
+print('watching', flush=True)
+watch = select.poll()
+watch.register(process, select.POLLIN)
+watch.poll()
+";
 
 impl Drop for Sandbox<'_> {
     fn drop(&mut self) {

@@ -1,0 +1,196 @@
+//! Mistakes at the command line: each is one clear line on standard error and the right exit code, without a sandbox.
+
+use std::{ffi::OsStr, fmt::Write};
+
+use anyhow::Result;
+use matchlock_testkit::Home;
+use matchlock_tests::{BUSYBOX, busybox};
+
+/// What each command line says, below its exit code. All are wrong.
+fn mistakes<Word: AsRef<OsStr>>(home: &Home, lines: &[impl AsRef<[Word]>]) -> Result<String> {
+    let mut told = String::new();
+    let processors = format!("({})", std::thread::available_parallelism()?);
+    for line in lines {
+        let output = home.matchlock(line.as_ref()).run()?;
+        assert_eq!((output.stdout().as_str(), output.stderr().lines().count()), ("", 1), "{output}");
+        let said = output.stderr().replace(&home.path().display().to_string(), "~").replace(&processors, "(all)");
+        write!(told, "{} {}", output.code(), said)?;
+    }
+    // Not even a failed start is recorded.
+    assert_eq!(home.matchlock(["list"]).run()?.success()?.stdout(), "ID  STATUS  IMAGE  CREATED  PID\n");
+    Ok(told)
+}
+
+#[test]
+fn wrong_words() -> Result<()> {
+    let told = mistakes(
+        &Home::new()?,
+        &[
+            &["bogus"][..],
+            &["lst"],
+            &["image", "bogus"],
+            &["--log-level", "loud", "list"],
+            &["run"],
+            &["run", "--image"],
+            &["run", "--bogus", "--image", "x"],
+            &["run", "-x", "--image", "x"],
+            &["run", "--image", "x", "--rm=maybe", "--", "true"],
+            // A command's own flags need `--` before it.
+            &["run", "--image", "x", "python3", "-c", "1"],
+            &["run", "--image", "x", "--cpus", "-1", "--", "true"],
+            &["run", "--image", "x", "-d", "-it", "--", "sh"],
+            &["run", "--image", "x", "-d", "-i", "--", "sh"],
+            &["run", "--image", "x", "-it", "--", "sh"],
+            &["exec"],
+            &["exec", "vm-00000000"],
+            &["exec", "-it", "vm-00000000"],
+            &["exec", "vm-00000000", "--", "true"],
+            &["exec", "nonsense", "--", "true"],
+            &["exec", "-it", "vm-00000000", "--", "sh"],
+            &["kill"],
+            &["kill", "nonsense"],
+            &["rm"],
+            &["get", "vm-00000000"],
+            &["inspect", "vm-00000000"],
+            &["log", "vm-00000000"],
+            &["pull"],
+            &["image", "rm", "none"],
+            &["image", "import"],
+        ],
+    )?;
+    insta::assert_snapshot!(told, @r#"
+    1 unknown command "bogus" for "matchlock"
+    1 unknown command "lst" for "matchlock" (did you mean stat, ls, list?)
+    1 unknown command "bogus" for "matchlock"
+    1 invalid argument "loud" for "--log-level": use one of debug, info, warn, error (see --help)
+    1 required flag(s) "image" not set (see --help)
+    1 flag needs an argument: --image (see --help)
+    1 unknown flag: --bogus (see --help)
+    1 unknown shorthand flag: 'x' in -x (see --help)
+    1 invalid argument "maybe" for "--rm": use true or false (see --help)
+    1 unknown shorthand flag: 'c' in -c (see --help)
+    1 --cpus must be a finite number > 0
+    1 --detach cannot be combined with -t/--tty or -i/--interactive
+    1 --detach cannot be combined with -t/--tty or -i/--interactive
+    1 -it requires a TTY: use -i to pipe standard input
+    1 <ID> is required (see --help)
+    1 command required (see --help)
+    1 command required (such as sh)
+    1 get VM: VM vm-00000000 not found
+    1 VM not found: "nonsense" is not an id that `matchlock list` shows
+    1 -it requires a TTY: use -i to pipe standard input
+    1 VM ID required (or use --all)
+    1 VM not found: "nonsense" is not an id that `matchlock list` shows
+    1 VM ID required (or use --stopped)
+    1 get VM: VM vm-00000000 not found
+    1 get VM: VM vm-00000000 not found
+    1 get VM: VM vm-00000000 not found
+    1 <IMAGE> is required (see --help)
+    1 image not found: "none"
+    1 <TAG> is required (see --help)
+    "#);
+    Ok(())
+}
+
+#[test]
+fn wrong_values_of_run() -> Result<()> {
+    let home = Home::new()?;
+    std::fs::write(home.path().join("variables"), "A=1\n\n# fine so far\nUNSET\n")?;
+    let variables = home.path().join("variables").display().to_string();
+    let values: &[(&str, &[&str])] = &[
+        ("--image", &["UPPER", "a b", "x@sha256:12", ""]),
+        ("-e", &["UNSET", "=x"]),
+        ("--env-file", &["/none", &variables]),
+        ("--add-host", &["db", "db:ten", "a b:10.0.0.1"]),
+        ("--dns-servers", &["1.1.1"]),
+        ("--hostname", &["a b", "-a"]),
+        ("--disk", &["x", "/none:/data", "@none:/data", "@../x:/data"]),
+        ("--cpus", &["0", "-1", "NaN", "inf", "1000", "two"]),
+        ("--memory", &["1", "-1", "lots"]),
+        ("--disk-size", &["0", "-5"]),
+        ("--timeout", &["soon", "-1"]),
+        ("--graceful-shutdown", &["5", "2h"]),
+        ("--no-network", &["false"]),
+    ];
+    let line = |flag: &str, value: &str| {
+        let image = (flag != "--image").then(|| "--image=x".to_owned());
+        let words = [format!("{flag}={value}"), "--".to_owned(), "true".to_owned()];
+        ["run".to_owned()].into_iter().chain(image).chain(words).collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = values.iter().flat_map(|(flag, values)| values.iter().map(|value| line(flag, value))).collect();
+    let told = mistakes(&home, &lines)?;
+    insta::assert_snapshot!(told, @r#"
+    1 parse image reference: "UPPER": the repository name must be lower-case
+    1 parse image reference: "a b": the repository name may hold lower-case letters, digits and single separators . _ __ - only
+    1 parse image reference: "x@sha256:12": its digest must be sha256: and 64 hex digits
+    1 parse image reference: "": it is empty
+    1 invalid environment variable: environment variable is not set $UNSET
+    1 invalid environment variable: environment variable name cannot be empty
+    1 read env file: /none: No such file or directory (os error 2)
+    1 parse env file line ~/variables:4: environment variable is not set $UNSET
+    1 invalid add-host mapping: invalid add-host format "db" (expected host:ip)
+    1 invalid add-host mapping: invalid add-host ip "db:ten" (expected host:ip)
+    1 invalid add-host mapping: invalid add-host hostname "a b:10.0.0.1" (expected host:ip)
+    1 invalid argument "1.1.1" for "--dns-servers": invalid IP address syntax (see --help)
+    1 invalid hostname "a b": use letters, digits, '-' and '.', at most 63 characters
+    1 invalid hostname "-a": use letters, digits, '-' and '.', at most 63 characters
+    1 invalid disk mount "x": expected format host_path:guest_mount[:ro] or @volume_name:guest_mount[:ro]
+    1 invalid disk mount "/none:/data": host path does not exist: /none
+    1 invalid disk mount "@none:/data": named volume not found: none
+    1 invalid disk mount "@../x:/data": invalid volume name: ../x
+    1 --cpus must be a finite number > 0
+    1 --cpus must be a finite number > 0
+    1 --cpus must be a finite number > 0
+    1 --cpus must be a finite number > 0
+    1 --cpus must be <= host cpus (all)
+    1 invalid argument "two" for "--cpus": invalid float literal (see --help)
+    1 --memory must be at least 96 MiB, got 1
+    1 invalid argument "-1" for "--memory": -1 is not in 0..=4294967295 (see --help)
+    1 invalid argument "lots" for "--memory": invalid digit found in string (see --help)
+    1 --disk-size must be at least 16 MiB, got 0
+    1 invalid argument "-5" for "--disk-size": -5 is not in 0..=4294967295 (see --help)
+    1 invalid argument "soon" for "--timeout": invalid digit found in string (see --help)
+    1 invalid argument "-1" for "--timeout": invalid digit found in string (see --help)
+    1 invalid argument "5" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
+    1 invalid argument "2h" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
+    1 --no-network=false: sandboxes have no network yet
+    "#);
+    Ok(())
+}
+
+#[test]
+fn images_that_are_not_to_be_had() -> Result<()> {
+    let home = busybox()?;
+    let told = mistakes(
+        &home,
+        &[
+            // Nobody listens there.
+            &["run", "--image", "localhost:1/none", "--", "true"][..],
+            &["run", "--image", BUSYBOX, "--entrypoint", ""],
+        ],
+    )?;
+    insta::assert_snapshot!(told, @"
+    1 building rootfs: pull image: cannot reach registry localhost:1 (Connection refused (os error 111)); check the name and your network
+    1 command required (or use --rm=false to start without a command)
+    ");
+    Ok(())
+}
+
+#[test]
+fn an_environment_that_makes_no_sense() -> Result<()> {
+    let home = Home::new()?;
+    let loud = home.matchlock(["list"]).env("MATCHLOCK_LOG_LEVEL", "loud").run()?.exits_with(1)?;
+    assert_eq!(loud.stderr(), "invalid MATCHLOCK_LOG_LEVEL loud: use debug, info, warn or error\n");
+    for nowhere in ["", "here"] {
+        let ended = home.matchlock(["list"]).env("HOME", nowhere).run()?.exits_with(1)?;
+        assert_eq!(ended.stderr(), "HOME is not set to an absolute path: set it to your home folder\n");
+    }
+    let home = busybox()?;
+    let kernel = home
+        .matchlock(["run", "--image", BUSYBOX, "--", "true"])
+        .env("MATCHLOCK_KERNEL", "/none")
+        .run()?
+        .exits_with(1)?;
+    insta::assert_snapshot!(kernel.stderr(), @"start sandbox: kernel /none (MATCHLOCK_KERNEL): No such file or directory (os error 2)");
+    Ok(())
+}
