@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
@@ -28,7 +28,7 @@ impl Progress for StopAt {
             _ => return,
         };
         if point == self.0 {
-            std::io::stdout().write_all(format!("at {point}\n").as_bytes()).unwrap();
+            println!("at {point}");
             loop {
                 thread::park();
             }
@@ -36,38 +36,28 @@ impl Progress for StopAt {
     }
 }
 
-/// Run by the tests below in a process of its own, which they kill.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "is killed by the tests that run it"]
-async fn inner_that_is_killed() {
-    let variable = |name: &str| std::env::var(name).unwrap();
-    let layout = CacheLayout::new(&PathBuf::from(variable("TEST_HOME")));
-    let cache = ImageCache::open(&layout, RegistryAccess::anonymous()).unwrap();
-    let progress = StopAt(variable("TEST_POINT"));
-    match variable("TEST_REFERENCE") {
-        archive if archive.starts_with('/') => {
-            cache.import(File::open(archive).unwrap(), &reference("app:1"), &progress).map(drop)
-        }
-        name => cache.resolve(&reference(&name), false, Arc::new(progress)).await.map(drop),
-    }
-    .unwrap();
-    panic!("came to its end");
-}
-
-/// Run the inner process in `home` until it is at `point`, and kill it.
-fn killed_at(point: &str, home: &Home, what: &str) {
-    let mut inner = Command::new(std::env::current_exe().unwrap());
-    inner
-        .args(["--exact", "killed::inner_that_is_killed", "--ignored", "--nocapture"])
+/// Run `test` again in a process of its own, until that is at `point`, and kill it.
+fn killed_at(point: &str, home: &Home, test: &str, what: &str) {
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process
+        .args(["--exact", &format!("killed::{test}"), "--nocapture"])
         .env("TEST_HOME", home.file(""))
         .env("TEST_POINT", point)
         .env("TEST_REFERENCE", what)
         .stdout(Stdio::piped());
-    let mut inner = inner.spawn().unwrap();
-    let said = BufReader::new(inner.stdout.take().unwrap()).lines();
+    let mut process = process.spawn().unwrap();
+    let said = BufReader::new(process.stdout.take().unwrap()).lines();
     assert!(said.map_while(Result::ok).any(|line| line.contains(&format!("at {point}"))), "never at {point}");
-    inner.kill().unwrap();
-    inner.wait().unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+/// In such a process: what to import or pull into which cache, and where to stop.
+fn told() -> Option<(ImageCache, String, StopAt)> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let layout = CacheLayout::new(&PathBuf::from(variable("TEST_HOME")?));
+    let cache = ImageCache::open(&layout, RegistryAccess::anonymous()).unwrap();
+    Some((cache, variable("TEST_REFERENCE")?, StopAt(variable("TEST_POINT")?)))
 }
 
 fn big_image() -> ImageSpec {
@@ -77,11 +67,15 @@ fn big_image() -> ImageSpec {
 
 #[test]
 fn a_killed_import_is_cleaned_up_by_the_next_one() {
+    if let Some((cache, archive, progress)) = told() {
+        cache.import(File::open(archive).unwrap(), &reference("app:1"), &progress).unwrap();
+        return;
+    }
     let home = Home::new();
     let archive = home.file("archive.tar");
     std::fs::write(&archive, OciLayout::of(&big_image()).unwrap().to_tar().unwrap()).unwrap();
     for point in ["reading", "unpacking", "finishing"] {
-        killed_at(point, &home, archive.to_str().unwrap());
+        killed_at(point, &home, "a_killed_import_is_cleaned_up_by_the_next_one", archive.to_str().unwrap());
         assert!(home.finished().is_empty());
         // The archive itself was spooled without a name.
         let names = std::fs::read_dir(home.layout().images()).unwrap();
@@ -96,11 +90,16 @@ fn a_killed_import_is_cleaned_up_by_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_pull_is_taken_up_or_cleaned_up_by_the_next_one() {
+    if let Some((cache, name, progress)) = told() {
+        cache.resolve(&reference(&name), false, Arc::new(progress)).await.unwrap();
+        return;
+    }
     let registry = LoopbackRegistry::start(Options::default()).unwrap();
     registry.push(&OciLayout::of(&big_image()).unwrap(), "big:1").unwrap();
     let home = Home::new();
     for point in ["downloading", "unpacking", "finishing"] {
-        killed_at(point, &home, &registry.reference("big:1"));
+        let test = "a_killed_pull_is_taken_up_or_cleaned_up_by_the_next_one";
+        killed_at(point, &home, test, &registry.reference("big:1"));
         assert!(home.cache().list().unwrap().is_empty());
     }
     pull(&home.cache(), &registry.reference("big:1")).await.unwrap();

@@ -6,6 +6,8 @@ use matchlock_image::{Event, RegistryAccess, Scope, Source};
 use matchlock_model::Digest;
 use matchlock_testkit::{Compression, ImageSpec, LayerTar, LoopbackRegistry, OciLayout, Options, busybox_layer};
 
+use tokio::runtime::Runtime;
+
 use crate::support::{Home, Recorder, line, noise, pull, reference, small, text, unpack};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,25 +83,29 @@ async fn a_private_registry_over_tls_says_what_is_missing_until_it_is_there() {
     ");
 }
 
-/// Run by [`pull_in_process`], which says in the environment what to pull.
-#[tokio::test]
-#[ignore = "needs the environment that other tests make for it"]
-async fn inner_pull() {
-    let (home, name) = (Home::new(), std::env::var("TEST_REFERENCE").unwrap());
-    let access = RegistryAccess::conventional(Path::new("/nonexistent"), |name| std::env::var_os(name));
-    println!("{}", pull(&home.cache_with(access), &name).await.map_or_else(|line| line, |image| text(&image, "file")));
+/// Run `test` again, in a process with these variables; it is to begin with [`pulled_as_told`].
+fn pull_in_process(test: &str, reference: &str, variables: &[(&str, &OsStr)]) -> String {
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process.args(["--exact", &format!("registries::{test}"), "--nocapture"]);
+    process.env("TEST_REFERENCE", reference).envs(variables.iter().copied());
+    matchlock_testkit::run(&mut process).unwrap()
 }
 
-/// Pull with these variables in the environment; the file in the image, or the error.
-fn pull_in_process(reference: &str, variables: &[(&str, &OsStr)]) -> String {
-    let mut test = Command::new(std::env::current_exe().unwrap());
-    test.args(["--exact", "registries::inner_pull", "--ignored", "--nocapture"]);
-    test.env("TEST_REFERENCE", reference).envs(variables.iter().copied());
-    matchlock_testkit::run(&mut test).unwrap()
+/// In such a process: pull, and say what is in the image, or the error.
+fn pulled_as_told() -> bool {
+    let Ok(name) = std::env::var("TEST_REFERENCE") else { return false };
+    let home = Home::new();
+    let access = RegistryAccess::conventional(Path::new("/nonexistent"), |name| std::env::var_os(name));
+    let result = Runtime::new().unwrap().block_on(pull(&home.cache_with(access), &name));
+    println!("{}", result.map_or_else(|line| line, |image| text(&image, "file")));
+    true
 }
 
 #[test]
 fn credential_helpers_are_asked() {
+    if pulled_as_told() {
+        return;
+    }
     let registry = LoopbackRegistry::start(Options { tls: false, login: Some(("ann", "word")) }).unwrap();
     registry.push(&OciLayout::of(&small("from a helper")).unwrap(), "private:1").unwrap();
     let home = Home::new();
@@ -111,7 +117,7 @@ fn credential_helpers_are_asked() {
         let path = format!("{}:{}", home.file("").display(), std::env::var("PATH").unwrap());
         let config = home.file("");
         let variables = [("PATH", path.as_ref()), ("DOCKER_CONFIG", config.as_os_str())];
-        pull_in_process(&registry.reference("private:1"), &variables)
+        pull_in_process("credential_helpers_are_asked", &registry.reference("private:1"), &variables)
     };
     let output = pull(r#"echo "{\"ServerURL\":\"$server\",\"Username\":\"ann\",\"Secret\":\"word\"}""#);
     assert!(output.contains("from a helper"), "{output}");
@@ -123,10 +129,14 @@ fn credential_helpers_are_asked() {
 
 #[test]
 fn an_authority_in_ssl_cert_file_is_trusted() {
+    if pulled_as_told() {
+        return;
+    }
     let registry = LoopbackRegistry::start(Options { tls: true, login: None }).unwrap();
     registry.push(&OciLayout::of(&small("over TLS")).unwrap(), "app:1").unwrap();
     let authority = registry.certificate_dir().unwrap().join(registry.host()).join("ca.crt");
-    let output = pull_in_process(&registry.reference("app:1"), &[("SSL_CERT_FILE", authority.as_os_str())]);
+    let (name, variables) = (registry.reference("app:1"), [("SSL_CERT_FILE", authority.as_os_str())]);
+    let output = pull_in_process("an_authority_in_ssl_cert_file_is_trusted", &name, &variables);
     assert!(output.contains("over TLS"), "{output}");
 }
 
