@@ -31,8 +31,8 @@ use crate::{
 };
 
 /// Files up to this size lie beside their inode, which saves them a block of their own: 6 % of a minimal Debian root,
-/// 15 % of a `/usr/share`. They wait in memory until the metadata is written, hence the second bound; what does not fit
-/// into it gets blocks like every other file.
+/// 13 % of a large `/usr/share`. They wait in memory until the metadata is written, hence the second bound; what does
+/// not fit into it gets blocks like every other file.
 const SMALL_FILE_BYTES: u64 = 2048;
 const SMALL_FILES_BYTES: u64 = 32 << 20;
 
