@@ -23,7 +23,7 @@ use matchlock_store::{
     own_identity,
 };
 use matchlock_vmm::{
-    BootError, Booted, Deadlines, Machine, Policy, Running, boot,
+    BootError, Booted, Deadlines, Machine, Policy, ProcessEnd, Running, boot,
     qemu::QemuError,
     upper::{self, UpperError},
 };
@@ -216,6 +216,11 @@ impl Sandbox {
         &self.log
     }
 
+    /// Change what is to stay of it.
+    pub const fn keep(&mut self, keep: Keep) {
+        self.hold.keep = keep;
+    }
+
     /// What the user should know about how it runs, one line each.
     #[must_use]
     pub fn notices(&self) -> &[String] {
@@ -235,26 +240,39 @@ impl Sandbox {
         self.link.closed().await
     }
 
-    /// End it: processes get `grace` after SIGTERM, the user's disks are written out, everything is given back.
+    /// End it in order where that matters to anybody: processes get `grace` after SIGTERM, the user's disks are written
+    /// out. [`Self::close`] has to follow.
     ///
     /// # Errors
-    /// [`CloseError`] for what may be lost or is left.
-    pub async fn close(mut self, grace: Duration) -> Result<(), CloseError> {
+    /// [`CloseError::Unclean`] for what may be lost.
+    pub async fn shut_down(&self, grace: Duration) -> Result<(), CloseError> {
         let writes = self.spec.extra_disks.iter().any(|disk| !disk.readonly);
         // Nothing of the writable layer outlives the sandbox, so only the user's disks are worth the wait.
-        let orderly = if writes || !grace.is_zero() { self.power_off(grace).await } else { Ok(()) };
-        self.hold.release()?;
-        orderly
+        if writes || !grace.is_zero() { self.power_off(grace).await } else { Ok(()) }
     }
 
+    /// End it at once and give everything back.
+    ///
+    /// # Errors
+    /// [`CloseError`] for what is left.
+    pub fn close(mut self) -> Result<(), CloseError> {
+        self.hold.release()
+    }
+
+    /// The guest answers by its machine's end.
     async fn power_off(&self, grace: Duration) -> Result<(), CloseError> {
+        let unclean = |error: &dyn std::error::Error| CloseError::Unclean(error.to_string());
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
-        let ask = ask(&self.link, Request::PowerOff { grace_ms });
-        match tokio::time::timeout(grace + POWER_OFF_DEADLINE, ask).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(CloseError::Unclean(error.to_string())),
-            Err(_) => Err(CloseError::Unclean("it did not answer".to_owned())),
-        }
+        let ended = async {
+            if let Err(refused @ AskError::Refused(_)) = ask(&self.link, Request::PowerOff { grace_ms }).await {
+                return Err(unclean(&refused));
+            }
+            let Some(machine) = &self.hold.machine else { return Ok(()) };
+            let exit = machine.exited().await.map_err(|error| unclean(&error))?;
+            if exit.process == ProcessEnd::Code(0) { Ok(()) } else { Err(CloseError::Unclean(exit.to_string())) }
+        };
+        let silent = |_| CloseError::Unclean("it did not power off".to_owned());
+        tokio::time::timeout(grace + POWER_OFF_DEADLINE, ended).await.map_err(silent)?
     }
 }
 

@@ -181,7 +181,7 @@ impl Plan {
     async fn supervise(
         self,
         environment: &Environment,
-        announcement: Option<Announcement>,
+        mut announcement: Option<Announcement>,
         ended_early: impl Future<Output = ExitStatus>,
     ) -> Result<ExitStatus, CliError> {
         tokio::pin!(ended_early);
@@ -197,7 +197,7 @@ impl Plan {
             let sandbox = Sandbox::launch(&host, launch).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };
-        let (sandbox, command) = tokio::select! {
+        let (mut sandbox, command) = tokio::select! {
             prepared = prepared => prepared?,
             // Whatever the launch had taken is given back when it is dropped.
             status = &mut ended_early => return Ok(self.explain(status)),
@@ -205,12 +205,24 @@ impl Plan {
         for notice in sandbox.notices() {
             output::note(notice);
         }
-        let worked = tokio::select! {
-            status = self.work(&sandbox, command, announcement, environment) => status,
-            status = &mut ended_early => Ok(self.explain(status)),
-            reason = sandbox.ended() => Err(CliError::failure(format!("sandbox ended: {reason}"))),
+        let grace = self.args.graceful_shutdown;
+        let (worked, orderly) = {
+            let work = self.work(&sandbox, command, &mut announcement, environment);
+            tokio::pin!(work);
+            tokio::select! {
+                status = &mut work => (status, sandbox.shut_down(grace).await),
+                // The command has its time, and what it says in it is passed on.
+                status = &mut ended_early => {
+                    (Ok(self.explain(status)), while_serving(sandbox.shut_down(grace), work).await)
+                }
+                reason = sandbox.ended() => (Err(CliError::failure(format!("sandbox ended: {reason}"))), Ok(())),
+            }
         };
-        let closed = sandbox.close(self.args.graceful_shutdown).await.map_err(CliError::during("close sandbox"));
+        if announcement.is_some() {
+            // Nobody has been told of it.
+            sandbox.keep(Keep::Nothing);
+        }
+        let closed = orderly.and(sandbox.close()).map_err(CliError::during("close sandbox"));
         // The command's own status tells more than a failed clean-up, which gc repeats.
         match (worked, closed) {
             (Ok(status), Err(error)) => {
@@ -226,7 +238,7 @@ impl Plan {
         &self,
         sandbox: &Sandbox,
         command: Vec<String>,
-        mut announcement: Option<Announcement>,
+        announcement: &mut Option<Announcement>,
         environment: &Environment,
     ) -> Result<ExitStatus, CliError> {
         let keeps = self.keep() == Keep::Record;
@@ -237,10 +249,10 @@ impl Plan {
             ));
         }
         if command.is_empty() {
-            announcement.map(|ready| ready.make(sandbox.id())).transpose()?;
+            announcement.take().map(|ready| ready.make(sandbox.id())).transpose()?;
             std::future::pending::<()>().await;
         } else {
-            let status = self.command(sandbox, command, &mut announcement, environment).await?;
+            let status = self.command(sandbox, command, announcement, environment).await?;
             if !keeps {
                 return Ok(status);
             }
@@ -291,5 +303,17 @@ impl Plan {
             output::note(&format!("timeout of {} seconds reached", self.args.timeout));
         }
         status
+    }
+}
+
+/// Wait for `ending` while `service` goes on, should it not be over already.
+async fn while_serving<T>(ending: impl Future<Output = T>, service: impl Future) -> T {
+    let service = async {
+        service.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = ending => ended,
+        never = service => never,
     }
 }
