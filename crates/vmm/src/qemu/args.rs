@@ -128,7 +128,9 @@ impl Args {
                 + &format!(r#""file":{{"driver":"file","filename":"/dev/fdset/{set}"}}}}"#),
         );
         let discard = if disk.discard { "on" } else { "off" };
-        self.device("virtio-blk", position + 1, &format!("drive=disk{position},discard={discard}"));
+        // The guest is told of every error: by default QEMU stops the machine when the host's disk is full.
+        let properties = format!("drive=disk{position},discard={discard},werror=report,rerror=report");
+        self.device("virtio-blk", position + 1, &properties);
     }
 }
 
@@ -191,10 +193,10 @@ mod tests {
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=5,set=1
         -blockdev {"driver":"raw","node-name":"disk0","read-only":true,"discard":"ignore","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/1"}}
-        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off
+        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off,werror=report,rerror=report
         -add-fd fd=6,set=2
         -blockdev {"driver":"raw","node-name":"disk1","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/2"}}
-        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on
+        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on,werror=report,rerror=report
         "#);
     }
 
@@ -224,7 +226,7 @@ mod tests {
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=5,set=1
         -blockdev {"driver":"raw","node-name":"disk0","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":false},"file":{"driver":"file","filename":"/dev/fdset/1"}}
-        -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on
+        -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
         "#);
     }
 }
