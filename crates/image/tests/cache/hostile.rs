@@ -34,6 +34,26 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_sends_the_beginning_again() {
+    let registry = LoopbackRegistry::start(Options::default()).unwrap();
+    registry.push(&image_of(3_000_000), "big:1").unwrap();
+    let (upstream, blobs) = (registry.host(), AtomicUsize::new(0));
+    let proxy = server(move |_, request, client| {
+        let whole: String =
+            request.split_inclusive("\r\n").filter(|line| !line.to_lowercase().starts_with("range:")).collect();
+        // The first blob is the configuration, the second the layer.
+        let first = request.contains("/blobs/") && blobs.fetch_add(1, Ordering::SeqCst) == 1;
+        forward(&upstream, &whole, client, if first { 2_000_000 } else { u64::MAX });
+    });
+    let recorder = Arc::new(Recorder::default());
+    let name = reference(&format!("{proxy}/big:1"));
+    let image = Home::new().cache_with(quick()).resolve(&name, false, recorder.clone()).await.unwrap();
+    assert_eq!(recorder.count(|event| matches!(event, Event::Retrying { .. })), 1);
+    let direct = pull(&Home::new().cache(), &registry.reference("big:1")).await.unwrap();
+    assert_eq!(image.content, direct.content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_failed_is_taken_up_by_the_next_one() {
     let registry = LoopbackRegistry::start(Options::default()).unwrap();
     registry.push(&image_of(5_000_000), "big:1").unwrap();
