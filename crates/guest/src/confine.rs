@@ -144,6 +144,36 @@ mod tests {
         }
     }
 
+    /// In a child of its own, for it is for good.
+    #[test]
+    fn a_confined_process_is_refused_by_the_kernel_itself() {
+        if !rustix::process::getuid().is_root() {
+            eprintln!("skipped: giving up capabilities takes root");
+            return;
+        }
+        // SAFETY: the child makes system calls only, and `confine` allocates: it may, while no other thread of this
+        // process holds the allocator's lock, which the C library sees to in `fork`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: neither call touches memory; `_exit` ends the child without running what is the parent's.
+            unsafe {
+                let refused = |result: libc::c_long| result == -1 && last_errno() == Errno::PERM;
+                let confined = confine().is_ok()
+                    && refused(libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0))
+                    && refused(libc::syscall(libc::SYS_process_vm_readv, libc::getpid(), 0, 0, 0, 0, 0))
+                    && rustix::thread::no_new_privs().is_ok_and(|set| set)
+                    && !OUT_OF_REACH
+                        .into_iter()
+                        .any(|gone| rustix::thread::capability_is_in_bounding_set(gone) != Ok(false));
+                libc::_exit(if confined { 7 } else { 1 });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` lives until the call returns.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 7));
+    }
+
     #[test]
     fn everything_else_is_allowed() {
         for number in (0..600).filter(|number| !DENIED_X86_64.contains(number)) {

@@ -3,6 +3,9 @@
 //! A virtio-serial port whose other end is closed answers every `poll` with `POLLHUP` and every `read` with nothing. So
 //! while no host is there the port is watched edge-triggered, through an epoll descriptor of its own, which becomes
 //! readable when the kernel is told that a host has come.
+//!
+//! The kernel keeps no count of hosts: one that leaves and is followed by another before the guest has looked once is taken
+//! for the same. So whoever hands a guest over from one host to another lets it see the pause between them.
 
 use std::os::fd::{AsFd, OwnedFd};
 
