@@ -66,6 +66,20 @@ pub(crate) enum Node {
     Removed,
 }
 
+impl Node {
+    /// About how much memory an inode of this kind takes, without names and attributes.
+    pub(super) fn memory(&self) -> u64 {
+        // The first name in a map allocates room for eleven.
+        let names = 11 * size_of::<(Box<[u8]>, Name)>();
+        let own = match self {
+            Self::Directory(_) => names,
+            Self::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        (size_of::<Inode>() + own) as u64
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Directory {
     /// In the byte order that EROFS wants them in.

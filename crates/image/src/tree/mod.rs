@@ -76,7 +76,7 @@ impl Tree {
             layer: 0,
             limits: limits.clone(),
             entries: Quota::new("files", limits.entries),
-            memory: Quota::new("bytes of names and attributes", limits.metadata_bytes),
+            memory: Quota::new("bytes of metadata", limits.metadata_bytes),
             xattrs: HashSet::new(),
             freed: Vec::new(),
         }
@@ -134,9 +134,6 @@ impl Tree {
     pub(crate) fn add(&mut self, path: &EntryPath<'_>, metadata: Metadata, node: Node) -> Result<(), TreeError> {
         let (name, parents) = path.split_last().ok_or(EntryProblem::EmptyPath)?;
         let parent = self.walk(parents)?;
-        if let Node::Symlink(target) = &node {
-            self.memory.charge(target.len() as u64)?;
-        }
         let id = self.create(metadata, node)?;
         self.put(parent, name, id)
     }
@@ -163,6 +160,7 @@ impl Tree {
 
     fn create(&mut self, metadata: Metadata, node: Node) -> Result<InodeId, TreeError> {
         self.entries.charge(1)?;
+        self.memory.charge(node.memory())?;
         let id =
             InodeId::new(self.inodes.len()).ok_or(ConvertError::Limit { what: "files", limit: u32::MAX.into() })?;
         self.inodes.push(Inode::new(metadata, node));
@@ -171,7 +169,7 @@ impl Tree {
 
     /// Gives `id` the name `name`, which is of this layer now, and lets go of what had it.
     fn put(&mut self, parent: InodeId, name: &[u8], id: InodeId) -> Result<(), TreeError> {
-        self.memory.charge(name.len() as u64)?;
+        self.memory.charge((size_of::<(Box<[u8]>, Name)>() + name.len()) as u64)?;
         self.inodes[id.index()].links += 1;
         let entry = Name { inode: id, layer: self.layer };
         let replaced = self.directory_mut(parent).names.insert(name.into(), entry);
