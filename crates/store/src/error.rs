@@ -88,3 +88,10 @@ pub enum StoreError {
     #[error(transparent)]
     Phase(#[from] PhaseError),
 }
+
+impl StoreError {
+    /// Would it have worked with more space on the disk?
+    pub(crate) fn is_for_want_of_space(&self) -> bool {
+        matches!(self, Self::NotWritable { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}

@@ -15,8 +15,8 @@ use crate::{
     folder, lifecycle, liveness, sandboxes, undo,
 };
 
-/// How long a supervisor may take to close its sandbox when it is asked to end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to close its sandbox when it is asked to end: writing out disks may take it 30 seconds.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(45);
 
 /// What came of reconciling one sandbox.
 #[derive(Debug)]
@@ -69,6 +69,18 @@ impl SandboxStore {
     /// # Errors
     /// [`StoreError`] if the database cannot be written; what was owed is then still owed.
     pub fn release(&mut self, id: &SandboxId) -> Result<Released, StoreError> {
+        match self.release_in_order(id) {
+            // What is owed may be what fills the disk. Giving it back takes no record, and may be repeated.
+            Err(error) if error.is_for_want_of_space() => {
+                let vms = self.layout.vms();
+                perform(self.owed(id)?, &[&vms]);
+                self.release_in_order(id)
+            }
+            released => released,
+        }
+    }
+
+    fn release_in_order(&mut self, id: &SandboxId) -> Result<Released, StoreError> {
         let (owed, phase) = self.database.write(|transaction| begin_release(transaction, id))?;
         if owed.is_empty() && phase == Phase::Cleaned {
             return Ok(Released::default());
