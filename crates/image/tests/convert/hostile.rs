@@ -182,6 +182,17 @@ fn more_than_the_limits() {
 }
 
 #[test]
+fn more_than_erofs_can_address() {
+    let sparse = |size: u64| {
+        let size = size.to_string().into_bytes();
+        [("GNU.sparse.realsize".into(), size), ("GNU.sparse.map".into(), b"0,0".to_vec())]
+    };
+    let layer = Layer::new().pax(&sparse(17 << 40)).file("sparse", "").file("after", "data");
+    let limits = Limits { unpacked_bytes: 1 << 60, ..Limits::default() };
+    assert_eq!(refused_within(limits, layer.finish()), "image exceeds the limit of 4294967295 blocks of 4 KiB");
+}
+
+#[test]
 fn a_reader_that_fails_is_the_error() {
     struct Broken;
     impl std::io::Read for Broken {
