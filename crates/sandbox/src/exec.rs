@@ -2,6 +2,8 @@
 //!
 //! Used for the command of `run` (by the supervisor) and for `exec` (from another process): the same session either way.
 
+use std::io;
+
 use matchlock_model::{ExitStatus, SandboxSpec};
 use matchlock_wire::{Channel, Event, Exec, ExitKind, FailureKind, Note, Request, TerminalSize, limits};
 use thiserror::Error;
@@ -49,6 +51,8 @@ impl std::fmt::Debug for Streams {
 pub enum ExecError {
     #[error("{message}")]
     NotStarted { status: ExitStatus, message: String },
+    #[error("pass on what the program writes")]
+    Output(#[source] io::Error),
     #[error(transparent)]
     Link(#[from] LinkError),
 }
@@ -75,15 +79,15 @@ pub fn with_defaults(mut exec: Exec, spec: &SandboxSpec) -> Exec {
 /// Dropping the future cancels the program.
 ///
 /// # Errors
-/// [`ExecError`] if it could not be started or the sandbox ended first.
+/// [`ExecError`] if it could not be started, its output could not be written, or the sandbox ended first.
 pub async fn run(link: &Link, exec: Exec, streams: Streams) -> Result<ExitStatus, ExecError> {
     let session = link.open(Request::Exec(exec)).await?;
     let output = Sink::spawn(streams.output, session.receipts(Channel::Output));
     let error = Sink::spawn(streams.error, session.receipts(Channel::Error));
     let sources = Sources { input: streams.input, resizes: streams.resizes, started: streams.started };
     let status = converse(session, sources, &output, &error).await?;
-    output.finish().await;
-    error.finish().await;
+    let (output, error) = (output.finish().await, error.finish().await);
+    output.and(error).map_err(ExecError::Output)?;
     Ok(status)
 }
 
@@ -161,7 +165,7 @@ fn outcome(note: Note) -> Result<Option<ExitStatus>, ExecError> {
 struct Sink {
     /// Bounded by the window: the guest sends no more than what was granted.
     bytes: mpsc::UnboundedSender<Vec<u8>>,
-    task: JoinHandle<()>,
+    task: JoinHandle<io::Result<()>>,
 }
 
 impl Sink {
@@ -170,13 +174,15 @@ impl Sink {
         let task = tokio::spawn(async move {
             let mut taker: Taker = taker.unwrap_or_else(|| Box::new(tokio::io::sink()));
             while let Some(block) = queue.recv().await {
-                if taker.write_all(&block).await.is_err() || taker.flush().await.is_err() {
-                    // Nobody reads any more: the program is to learn it as it would from a pipe.
+                if let Err(error) = write(&mut taker, &block).await {
+                    // The program is to learn that nobody takes more as it would from a pipe.
                     receipts.stop();
-                    return;
+                    // A reader that has had enough is no failure.
+                    return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
                 }
                 receipts.grant(block.len());
             }
+            Ok(())
         });
         Self { bytes, task }
     }
@@ -186,9 +192,14 @@ impl Sink {
         let _ = self.bytes.send(block);
     }
 
-    async fn finish(self) {
+    async fn finish(self) -> io::Result<()> {
         drop(self.bytes);
-        // The task ends with its queue; a panic in a writer is the writer's loss.
-        let _ = self.task.await;
+        // The task ends with its queue.
+        self.task.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
     }
+}
+
+async fn write(taker: &mut Taker, block: &[u8]) -> io::Result<()> {
+    taker.write_all(block).await?;
+    taker.flush().await
 }

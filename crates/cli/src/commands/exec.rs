@@ -52,6 +52,7 @@ impl From<exec::ExecError> for CliError {
     fn from(error: exec::ExecError) -> Self {
         match error {
             exec::ExecError::NotStarted { status, message } => Self::with_status(status, message),
+            output @ exec::ExecError::Output(_) => Self::plain(output),
             exec::ExecError::Link(cause) => Self::during("exec")(cause),
         }
     }
