@@ -1,6 +1,10 @@
 //! `matchlock exec`: more programs in a sandbox that runs, connected to the caller as if they ran beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use matchlock_testkit::{Home, Running};
@@ -28,7 +32,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 #[test]
@@ -45,6 +49,12 @@ fn every_byte_passes_in_both_directions_and_streams_stay_apart() -> Result<()> {
 
     // Without -i a program finds its input at its end.
     assert_eq!(sandbox.exec(&["cat"]).stdin("not for it").run()?.success()?.stdout(), "");
+
+    let long = "x".repeat(100_000);
+    let words = [&long, "", "two\nlines", "'\"$HOME"];
+    let script = "echo $# ${#1}; printf '[%s]' \"$2\" \"$3\" \"$4\"";
+    let printed = sandbox.exec(&[&["sh", "-c", script, "sh"], &words[..]].concat()).run()?.success()?;
+    assert_eq!(printed.stdout(), "4 100000\n[][two\nlines]['\"$HOME]");
 
     let variables = ["-e", "A=1 2", "-e", "A=3", "-w", "/tmp", "--", "sh", "-c", "echo $A; pwd"];
     assert_eq!(sandbox.exec(&variables).run()?.success()?.stdout(), "3\n/tmp\n");
@@ -100,6 +110,18 @@ fn a_caller_that_reads_no_more_ends_a_writer_as_a_pipe_would() -> Result<()> {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure() -> Result<()> {
+    let home = busybox()?;
+    let sandbox = Sandbox::idle(&home, BUSYBOX, &[])?;
+    let mut echo = sandbox.exec(&["echo", "hello"]).command()?;
+    let full = File::options().write(true).open("/dev/full")?;
+    let ended = echo.stdin(Stdio::null()).stdout(full).output()?;
+    let told = "pass on what the program writes: No space left on device (os error 28)\n";
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr)?.as_str()), (Some(1), told));
+    Ok(())
+}
+
+#[test]
 fn a_child_in_the_background_delays_nothing_and_nothing_is_lost() -> Result<()> {
     let home = busybox()?;
     let sandbox = Sandbox::idle(&home, BUSYBOX, &[])?;
@@ -131,7 +153,7 @@ fn programs_run_side_by_side() -> Result<()> {
     let many: Vec<Running> = (0..20)
         .map(|n| sandbox.exec(&["sh", "-c", &format!("echo {n}; busybox seq 5000; exit {n}")]).spawn())
         .collect::<Result<_>>()?;
-    let numbers: String = (1..=5000).map(|n| format!("{n}\n")).collect();
+    let numbers = (1..=5000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
     for (n, running) in many.into_iter().enumerate() {
         let ended = running.wait()?.exits_with(i32::try_from(n)?)?;
         ensure!(ended.stdout() == format!("{n}\n{numbers}") && ended.stderr().is_empty(), "{ended}");

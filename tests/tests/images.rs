@@ -1,6 +1,7 @@
 //! Where images come from and where they go: registries, archives, names, and what is refused.
 
 use std::{
+    fmt::Write,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -163,7 +164,7 @@ fn a_bad_archive_is_refused_in_one_line_and_leaves_nothing() -> Result<()> {
         let lines: Vec<&str> = said.lines().collect();
         ensure!(lines.len() == 2 && lines[0] == "Importing bad from stdin..." && ended.stdout.is_empty(), "{ended}");
         // Where a cut falls depends on the order of the members.
-        told += &format!("{what}: {}\n", lines[1].split(", within").next().unwrap_or_default());
+        writeln!(told, "{what}: {}", lines[1].split(", within").next().unwrap_or_default())?;
         assert_eq!((blobs(&home)?, listed(&home)?), (vec![], vec!["TAG SOURCE".to_owned()]), "{what}");
     }
     insta::assert_snapshot!(told, @r#"

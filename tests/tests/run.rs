@@ -1,6 +1,6 @@
 //! `matchlock run`: one command in a sandbox of its own, of which nothing stays.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use anyhow::{Result, ensure};
 use matchlock_testkit::{Home, ImageSpec, LayerTar, busybox_layer, images};
@@ -101,7 +101,7 @@ fn who_a_command_runs_as_is_looked_up_in_the_image() -> Result<()> {
     for user in ["", "root", "app", "1000", "app:wheel", "app:77", "4242", "4242:50"] {
         let script = "echo \"$(id -u) $(id -g) [$(id -G)] $HOME\"";
         let ended = sandbox.exec(&["--user", user, "--", "sh", "-c", script]).run()?.success()?;
-        who += &format!("{user:>9}: {}", ended.stdout());
+        write!(who, "{user:>9}: {}", ended.stdout())?;
     }
     insta::assert_snapshot!(who, @r"
              : 0 0 [0] /root
