@@ -85,7 +85,7 @@ impl Host {
     }
 
     fn prepare_now(&self) -> Result<GuestFiles, PrepareError> {
-        let vmm = Qemu::find(self.cache.root())?;
+        let vmm = Qemu::find(&self.cache.host())?;
         let kernel = kernel::resolve(self.kernel.as_deref(), &self.cache.kernels(), vmm.transport())?;
         let modules = kernel.modules(vmm.transport());
         let modules = modules.map_err(|source| PrepareError::Modules { version: kernel.version.clone(), source })?;
