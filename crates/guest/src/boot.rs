@@ -27,8 +27,9 @@ use crate::{
 /// The name that the host gives its end of the port.
 const PORT_NAME: &str = "matchlock.control";
 
-/// How long the kernel may be silent before the port is given up.
-const PORT_DEADLINE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// How long the kernel may be silent before the port is given up. The host, which knows how fast the machine is, gives up
+/// earlier; this is for the console's last line.
+const PORT_DEADLINE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
 /// Open files of a command, soft and hard, as container engines set them.
 const OPEN_FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(1_048_576) };

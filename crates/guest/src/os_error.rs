@@ -36,6 +36,7 @@ pub(crate) fn reason(errno: Errno) -> String {
         Errno::LOOP => "too many symbolic links",
         Errno::NAMETOOLONG => "name too long",
         Errno::NOSPC => "no space left",
+        Errno::MFILE | Errno::NFILE => "too many open files",
         Errno::NOMEM => "out of memory",
         Errno::AGAIN => "too many processes",
         Errno::TOOBIG => "arguments and environment are too long",

@@ -3,6 +3,9 @@
 //! The child shares the agent's memory, as a child of `vfork` does, and the agent stands still until the program runs or
 //! the child has ended: nothing is copied, which halves the time under emulation. The child has a stack of its own, makes
 //! system calls only, and leaves a note in the shared memory if it fails.
+//!
+//! Invariant: nothing that a program's start can wait for is served by the agent's loop. A file system in user space, for
+//! one, needs a process of its own.
 
 #![expect(unsafe_code, reason = "a new process between fork and execve is beyond any safe interface")]
 
