@@ -46,6 +46,17 @@ pub fn complaints(output: &Output) -> String {
     text.split_inclusive('\n').filter(|line| !line.starts_with("using software emulation: ")).collect()
 }
 
+/// Is this root? If not, what only root can do is skipped, and the test says so.
+#[must_use]
+#[expect(clippy::print_stdout, reason = "the test runner shows it")]
+pub fn only_as_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: only root can {what}");
+    }
+    root
+}
+
 /// A sandbox in the background (`run --detach`). Dropped, it is killed and removed.
 #[derive(Debug)]
 pub struct Sandbox<'home> {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use matchlock_testkit::{Home, Output, images, run, tool};
-use matchlock_tests::{BUSYBOX, DEBIAN, busybox, logged, sandbox_folder, until};
+use matchlock_tests::{BUSYBOX, DEBIAN, busybox, logged, only_as_root, sandbox_folder, until};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     process::Signal,
@@ -114,14 +114,6 @@ impl Drop for SmallDisk {
     }
 }
 
-fn may_mount() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: only root can mount a small disk");
-    }
-    root
-}
-
 fn one_line_about_space(output: Output) -> Result<()> {
     let output = output.exits_with(1)?;
     let errors = output.stderr();
@@ -133,7 +125,7 @@ fn one_line_about_space(output: Output) -> Result<()> {
 
 #[test]
 fn no_space_for_an_image() -> Result<()> {
-    if !may_mount() {
+    if !only_as_root("mount a small disk") {
         return Ok(());
     }
     let home = Home::new()?;
@@ -152,7 +144,7 @@ fn no_space_for_an_image() -> Result<()> {
 
 #[test]
 fn no_space_for_the_state() -> Result<()> {
-    if !may_mount() {
+    if !only_as_root("mount a small disk") {
         return Ok(());
     }
     let home = busybox()?;
@@ -170,7 +162,7 @@ fn no_space_for_the_state() -> Result<()> {
 
 #[test]
 fn no_space_for_the_writable_layer_while_it_is_used() -> Result<()> {
-    if !may_mount() {
+    if !only_as_root("mount a small disk") {
         return Ok(());
     }
     let home = busybox()?;

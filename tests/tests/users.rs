@@ -12,18 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use matchlock_testkit::{Home, images, run, tool};
-use matchlock_tests::BUSYBOX;
+use matchlock_tests::{BUSYBOX, only_as_root};
 
 const ALICE: u32 = 61_001;
 const BOB: u32 = 61_002;
-
-fn may_be_several() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: only root can be several users");
-    }
-    root
-}
 
 /// A user with a home, kernels and a folder for temporary files.
 struct User {
@@ -90,7 +82,7 @@ impl Drop for User {
 
 #[test]
 fn everything_works_without_root_and_users_do_not_meet() -> Result<()> {
-    if !may_be_several() {
+    if !only_as_root("be several users") {
         return Ok(());
     }
     let (alice, bob) = (User::new(ALICE)?, User::new(BOB)?);
