@@ -225,7 +225,7 @@ fn time_runs_out() -> Result<()> {
     let run = ["run", "--image", BUSYBOX, "--timeout", "8", "--", "sleep", "1000"];
     let ended = home.matchlock(run).run()?.exits_with(124)?;
     assert_eq!(complaints(&ended), "timeout of 8 seconds reached\n");
-    ensure!((8..20).contains(&ended.took.as_secs()), "{ended}");
+    ensure!((8..60).contains(&ended.took.as_secs()), "{ended}");
     assert_eq!(home.matchlock(["list"]).run()?.success()?.stdout(), NO_SANDBOX);
     Ok(())
 }
