@@ -142,6 +142,9 @@ impl Mux {
             }
         }
         self.input.drain(..at);
+        if self.input.is_empty() && self.input.capacity() > limits::OUTPUT_HIGH_WATER {
+            self.input = Vec::new(); // a large request is rare, and its room is memory of the guest
+        }
         Ok(events)
     }
 
