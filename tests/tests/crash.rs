@@ -202,6 +202,16 @@ fn signals_during_boot_leave_nothing() -> Result<()> {
 }
 
 #[test]
+fn signals_to_a_detached_start_leave_nothing() -> Result<()> {
+    let home = busybox()?;
+    let run = start(&home, &["--detach"])?;
+    wait_for_file(&home, &run, "upper.ext4")?;
+    run.signal(Signal::INT)?;
+    run.wait()?.exits_with(130)?;
+    nothing_is_left(&home)
+}
+
+#[test]
 fn signals_during_a_command_leave_nothing() -> Result<()> {
     let home = busybox()?;
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {

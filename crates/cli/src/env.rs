@@ -1,6 +1,9 @@
 //! The environment: the only place where its variables are read, once, at the start.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use matchlock_sandbox::{Host, image::RegistryAccess};
@@ -14,9 +17,9 @@ pub(crate) const READY_FD: &str = "MATCHLOCK_READY_FD";
 #[derive(Debug)]
 pub(crate) struct Environment {
     /// Base of `~/.matchlock` and `~/.cache/matchlock`.
-    pub(crate) home: PathBuf,
+    home: Option<PathBuf>,
     /// `MATCHLOCK_KERNEL`: the guest kernel to use.
-    pub(crate) kernel: Option<PathBuf>,
+    kernel: Option<PathBuf>,
     /// The caller's terminal type, for programs that get its terminal.
     pub(crate) term: Option<String>,
     /// See [`READY_FD`].
@@ -26,17 +29,15 @@ pub(crate) struct Environment {
 
 impl Environment {
     /// Read it.
-    pub(crate) fn read() -> Result<Self, CliError> {
+    pub(crate) fn read() -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let home = set("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        Ok(Self {
-            home: home
-                .ok_or_else(|| CliError::failure("HOME is not set to an absolute path: set it to your home folder"))?,
+        Self {
+            home: set("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
             kernel: set("MATCHLOCK_KERNEL").map(PathBuf::from),
             term: set("TERM").and_then(|term| term.into_string().ok()),
             ready_fd: set(READY_FD),
             log_level: set("MATCHLOCK_LOG_LEVEL"),
-        })
+        }
     }
 
     /// `MATCHLOCK_LOG_LEVEL`.
@@ -49,13 +50,18 @@ impl Environment {
     }
 
     /// This host, with the user's settings.
-    pub(crate) fn host(&self) -> Host {
-        Host::new(&self.home, self.kernel.clone())
+    pub(crate) fn host(&self) -> Result<Host, CliError> {
+        Ok(Host::new(self.home()?, self.kernel.clone()))
     }
 
     /// How this user reaches registries.
-    pub(crate) fn registries(&self) -> RegistryAccess {
-        RegistryAccess::conventional(&self.home, |name| std::env::var_os(name))
+    pub(crate) fn registries(&self) -> Result<RegistryAccess, CliError> {
+        Ok(RegistryAccess::conventional(self.home()?, |name| std::env::var_os(name)))
+    }
+
+    fn home(&self) -> Result<&Path, CliError> {
+        let unset = || CliError::failure("HOME is not set to an absolute path: set it to your home folder");
+        self.home.as_deref().ok_or_else(unset)
     }
 
     /// The value of a variable that the user named (`-e NAME`).

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<matchlock_model::ExitStatus, CliError> {
-    let environment = Environment::read()?;
+    let environment = Environment::read();
     output::start_log(cli.log_level.or(environment.log_level()?));
     // One thread: the supervisor's work is waiting. What computes or blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::io("start"))?;

@@ -46,6 +46,9 @@ pub struct Resources {
     /// Seconds until the sandbox is ended; 0 means never.
     #[serde(default)]
     pub timeout_seconds: u64,
+    /// Milliseconds that its processes get between `SIGTERM` and `SIGKILL` at the end.
+    #[serde(default)]
+    pub graceful_shutdown_ms: u64,
 }
 
 /// Names and resolvers inside the guest, and whether it has a network at all.
@@ -195,7 +198,7 @@ impl Resources {
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpus: CpuCount::ONE, memory_mb: 512, disk_size_mb: 5120, timeout_seconds: 0 }
+        Self { cpus: CpuCount::ONE, memory_mb: 512, disk_size_mb: 5120, timeout_seconds: 0, graceful_shutdown_ms: 0 }
     }
 }
 

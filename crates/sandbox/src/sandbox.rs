@@ -152,10 +152,13 @@ impl Sandbox {
         // What takes long and belongs to no sandbox comes first: a kernel may have to be fetched.
         let guest = host.prepare().await?;
         let Launch { mut spec, image, keep } = launch;
-        let mut hold = Hold::register(host, &mut spec, keep)?;
+        let mut hold = Hold::register(host, &mut spec)?;
         let result = Self::bring_up(host, &mut hold, spec, image, guest).await;
         match result {
-            Ok((spec, link, log, notices, relay)) => Ok(Self { spec, link, log, notices, _relay: relay, hold }),
+            Ok((spec, link, log, notices, relay)) => {
+                hold.keep = keep;
+                Ok(Self { spec, link, log, notices, _relay: relay, hold })
+            }
             Err(error) => {
                 hold.failed(&error);
                 Err(error)
@@ -278,7 +281,7 @@ impl Sandbox {
 
 impl Hold {
     /// Write the sandbox down under a free id, together with how to undo what is made first.
-    fn register(host: &Host, spec: &mut SandboxSpec, keep: Keep) -> Result<Self, LaunchError> {
+    fn register(host: &Host, spec: &mut SandboxSpec) -> Result<Self, LaunchError> {
         let mut store = host.sandboxes()?;
         let owner = own_identity().map_err(|source| LaunchError::Io { what: "read /proc", source })?;
         for _ in 0..ID_ATTEMPTS {
@@ -290,6 +293,8 @@ impl Hold {
             match store.register(&Registration { spec, owner: &owner, details, undo: &undo }) {
                 Ok(()) => {
                     let id = spec.id.clone();
+                    // What does not come up is of no use to anybody, whatever was to be kept of it.
+                    let keep = Keep::Nothing;
                     return Ok(Self { store, id, keep, machine: None, claim: None, released: false });
                 }
                 Err(StoreError::IdTaken(_)) => {}
@@ -301,8 +306,6 @@ impl Hold {
 
     /// Note why it did not come up; the drop does the rest.
     fn failed(&mut self, error: &LaunchError) {
-        // What cannot be started is of no use to anybody, whatever was to be kept of it.
-        self.keep = Keep::Nothing;
         let reason = error.to_string();
         let newest = self.store.history(&self.id).ok().and_then(|history| history.last().map(|record| record.phase));
         let phase = if newest == Some(Phase::Creating) { Phase::CreateFailed } else { Phase::StartFailed };

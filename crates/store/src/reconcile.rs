@@ -15,7 +15,8 @@ use crate::{
     folder, lifecycle, liveness, sandboxes, undo,
 };
 
-/// How long a supervisor may take to close its sandbox when it is asked to end: writing out disks may take it 30 seconds.
+/// How long a supervisor may take to close its sandbox when it is asked to end, beyond the time that its processes are
+/// given: writing out disks may take it 30 seconds.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(45);
 
 /// What came of reconciling one sandbox.
@@ -163,7 +164,7 @@ impl SandboxStore {
 
     fn end_and_release(&mut self, sandbox: &Sandbox) -> Result<Reconciled, StoreError> {
         if let Some(owner) = &sandbox.owner
-            && let Err(error) = liveness::end(owner, CLOSE_DEADLINE)
+            && let Err(error) = liveness::end(owner, CLOSE_DEADLINE + sandbox.grace())
         {
             let failed = vec![(format!("process_end:{}", owner.pid), error.into())];
             return Ok(Reconciled::Released(Released { failed, ..Released::default() }));

@@ -4,6 +4,8 @@
 //! the folder is gone, so a folder without a row belongs to nobody; a row says `running` only while exactly the process
 //! that registered it runs, as far as anyone has looked.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use matchlock_model::{Phase, ProcessIdentity, SandboxId, SandboxSpec, StateLayout};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -106,6 +108,14 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// When the row changed last.
     pub updated_at: Timestamp,
+}
+
+impl Sandbox {
+    /// The time that its processes were promised between `SIGTERM` and `SIGKILL`.
+    pub(crate) fn grace(&self) -> Duration {
+        let promised = &self.config["resources"]["graceful_shutdown_ms"];
+        Duration::from_millis(promised.as_u64().unwrap_or_default())
+    }
 }
 
 /// The open sandbox database.

@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::process::{CommandExt, ExitStatusExt},
@@ -16,39 +16,51 @@ use matchlock_model::{ExitStatus, SandboxId};
 use rustix::{
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
     pipe::PipeFlags,
+    process::{Pid, Signal, kill_process},
 };
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, process::Child};
 
 use crate::{
     env::{Environment, READY_FD},
     error::CliError,
     output,
+    signals::Signals,
 };
 
-/// Start the supervisor and wait until its sandbox is ready, then print the id.
+/// Start the supervisor and wait until its sandbox is ready, then print the id. A signal in the meantime is passed on.
 pub(crate) async fn supervise_in_background() -> Result<ExitStatus, CliError> {
-    tokio::task::spawn_blocking(start_and_wait).await.map_err(CliError::during("detach"))?
-}
-
-fn start_and_wait() -> Result<ExitStatus, CliError> {
     let failed = || CliError::io("detach");
+    let mut signals = Signals::take().map_err(failed())?;
     let (ready, announce) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?;
-    let announce_fd = announce.as_raw_fd();
-    fcntl_setfd(&announce, FdFlags::empty()).map_err(io::Error::from).map_err(failed())?;
-    let mut command = Command::new(std::env::current_exe().map_err(failed())?);
-    command.args(std::env::args_os().skip(1)).env(READY_FD, announce_fd.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    leave_session(&mut command);
-    let mut supervisor = command.spawn().map_err(failed())?;
-    drop((command, announce));
+    let mut supervisor = start(announce).map_err(failed())?;
+    let pid = supervisor.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
 
+    let mut ready = Receiver::from_owned_fd(ready).map_err(failed())?;
     let mut id = String::new();
-    File::from(ready).read_to_string(&mut id).map_err(failed())?;
+    {
+        let reading = ready.read_to_string(&mut id);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                read = &mut reading => {
+                    read.map_err(failed())?;
+                    break;
+                }
+                number = signals.next() => {
+                    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(i32::from(number))) {
+                        // One that has ended has closed the pipe, too.
+                        let _ = kill_process(pid, signal);
+                    }
+                }
+            }
+        }
+    }
     if !id.is_empty() {
         output::line(&id)?;
         return Ok(ExitStatus::SUCCESS);
     }
     // It ended before its sandbox was ready, and has said why.
-    let status = supervisor.wait().map_err(failed())?;
+    let status = supervisor.wait().await.map_err(failed())?;
     Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), status.signal()) {
         (Some(code), _) if code != 0 => ExitStatus::Code(code),
         (_, Some(signal)) => {
@@ -56,6 +68,19 @@ fn start_and_wait() -> Result<ExitStatus, CliError> {
         }
         _ => ExitStatus::Failure,
     })
+}
+
+/// This program with the same arguments, told to announce itself on `announce`.
+fn start(announce: OwnedFd) -> io::Result<Child> {
+    fcntl_setfd(&announce, FdFlags::empty())?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).env(READY_FD, announce.as_raw_fd().to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    leave_session(&mut command);
+    let supervisor = tokio::process::Command::from(command).spawn();
+    // From here on only the supervisor holds the pipe open.
+    drop(announce);
+    supervisor
 }
 
 #[expect(unsafe_code, reason = "a session of its own can only be entered between fork and exec")]
@@ -86,7 +111,7 @@ impl Announcement {
     }
 
     /// Say it, and let go of the terminal.
-    pub(crate) fn make(mut self, id: &SandboxId) -> Result<(), CliError> {
+    pub(crate) fn make(&mut self, id: &SandboxId) -> Result<(), CliError> {
         self.pipe.write_all(id.as_str().as_bytes()).map_err(CliError::io("announce the sandbox"))?;
         let null = File::options().write(true).open("/dev/null").map_err(CliError::io("open /dev/null"))?;
         rustix::stdio::dup2_stderr(null).map_err(io::Error::from).map_err(CliError::io("let go of standard error"))

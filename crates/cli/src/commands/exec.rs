@@ -34,7 +34,7 @@ pub(crate) async fn exec(args: Args, environment: &Environment) -> Result<ExitSt
     Connection::check(mode)?;
     let variables = args.process.environment()?;
     let sandbox = get::find(&args.id, environment)?;
-    let link = client::connect(&environment.host(), &sandbox).await.map_err(CliError::during("exec"))?;
+    let link = client::connect(&environment.host()?, &sandbox).await.map_err(CliError::during("exec"))?;
 
     let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
     let connection = Connection::open(mode)?;

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut store = environment.host().sandboxes()?;
+    let mut store = environment.host()?.sandboxes()?;
     let reports = match &args.id {
         Some(id) => vec![store.reconcile(&get::parse(id)?, args.force_running).map_err(CliError::during("gc"))?],
         None => store.reconcile_all(args.force_running).map_err(CliError::during("gc"))?,

@@ -21,7 +21,7 @@ pub(crate) fn get(args: &Args, environment: &Environment) -> Result<ExitStatus, 
 /// The sandbox that was named.
 pub(crate) fn find(id: &str, environment: &Environment) -> Result<Sandbox, CliError> {
     let id = parse(id)?;
-    environment.host().sandboxes()?.get(&id).map_err(CliError::during("get VM"))
+    environment.host()?.sandboxes()?.get(&id).map_err(CliError::during("get VM"))
 }
 
 /// The id that was typed. What cannot be one is no sandbox's.

@@ -65,7 +65,7 @@ pub(crate) async fn resolve(typed: &str, refresh: bool, environment: &Environmen
 
 /// The store of images.
 pub(crate) fn cache(environment: &Environment) -> Result<ImageCache, CliError> {
-    ImageCache::open(&environment.host().cache, environment.registries()).map_err(CliError::plain)
+    ImageCache::open(&environment.host()?.cache, environment.registries()?).map_err(CliError::plain)
 }
 
 /// The name that was typed.

@@ -15,7 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) fn inspect(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let sandbox = get::find(&args.id, environment)?;
-    let store = environment.host().sandboxes()?;
+    let store = environment.host()?.sandboxes()?;
     let history = store.history(&sandbox.id).map_err(CliError::during("inspect VM"))?;
     let owed = store.owed(&sandbox.id).map_err(CliError::during("inspect VM"))?;
     output::json(&json!({

@@ -14,7 +14,7 @@ pub(crate) enum Verb {
 pub(crate) async fn kernel(verb: Verb, environment: &Environment) -> Result<ExitStatus, CliError> {
     match verb {
         Verb::Pull => {
-            let guest = environment.host().prepare().await.map_err(CliError::plain)?;
+            let guest = environment.host()?.prepare().await.map_err(CliError::plain)?;
             let architecture = std::env::consts::ARCH;
             output::line(&format!("kernel {} ({architecture}): {}", guest.version, guest.kernel.display()))?;
         }

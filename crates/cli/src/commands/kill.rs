@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut store = environment.host().sandboxes()?;
+    let mut store = environment.host()?.sandboxes()?;
     let ids: Vec<SandboxId> = if args.all {
         let sandboxes = store.list().map_err(CliError::during("list VMs"))?;
         sandboxes.into_iter().filter(|sandbox| sandbox.status == Status::Running).map(|sandbox| sandbox.id).collect()

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn list(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut sandboxes = environment.host().sandboxes()?.list().map_err(CliError::during("list VMs"))?;
+    let mut sandboxes = environment.host()?.sandboxes()?.list().map_err(CliError::during("list VMs"))?;
     sandboxes.retain(|sandbox| !args.running || sandbox.status == Status::Running);
     if args.json {
         let records: Vec<_> = sandboxes.iter().map(super::get::record).collect();

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let sandbox = get::find(&args.id, environment)?;
-    let path = environment.host().state.vm(&sandbox.id).log();
+    let path = environment.host()?.state.vm(&sandbox.id).log();
     let supervisor: Option<OwnedFd> = match &sandbox.owner {
         Some(owner) if args.follow => store::open_process(owner).map_err(CliError::during("read VM log"))?,
         _ => None,

@@ -33,6 +33,6 @@ pub(crate) async fn pull(args: Args, environment: &Environment) -> Result<ExitSt
     }
     output::line(&format!("Digest: {}", image.digest))?;
     output::line(&format!("Size: {}", megabytes(image.size)))?;
-    environment.host().prepare().await.map_err(CliError::during("prepare the guest kernel"))?;
+    environment.host()?.prepare().await.map_err(CliError::during("prepare the guest kernel"))?;
     Ok(ExitStatus::SUCCESS)
 }

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn rm(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut store = environment.host().sandboxes()?;
+    let mut store = environment.host()?.sandboxes()?;
     let ids = if args.stopped {
         idle(&mut store)?
     } else if args.ids.is_empty() {

@@ -132,10 +132,15 @@ impl Plan {
         if cpus.vcpus() > host_cpus {
             return Err(CliError::failure(format!("--cpus must be <= host cpus ({host_cpus})")));
         }
-        let resources =
-            Resources { cpus, memory_mb: args.memory, disk_size_mb: args.disk_size, timeout_seconds: args.timeout };
+        let resources = Resources {
+            cpus,
+            memory_mb: args.memory,
+            disk_size_mb: args.disk_size,
+            timeout_seconds: args.timeout,
+            graceful_shutdown_ms: u64::try_from(args.graceful_shutdown.as_millis()).unwrap_or(u64::MAX),
+        };
         resources.check().map_err(|error| CliError::failure(error.to_string()))?;
-        let cache = environment.host().cache;
+        let cache = environment.host()?.cache;
         Ok(Self {
             mode: args.process.mode(),
             resources,
@@ -185,7 +190,7 @@ impl Plan {
         ended_early: impl Future<Output = ExitStatus>,
     ) -> Result<ExitStatus, CliError> {
         tokio::pin!(ended_early);
-        let host = environment.host();
+        let host = environment.host()?;
         let prepared = async {
             let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
             let command = compose_command(&image.config, self.args.entrypoint.as_deref(), &self.args.command);
@@ -249,7 +254,7 @@ impl Plan {
             ));
         }
         if command.is_empty() {
-            announcement.take().map(|ready| ready.make(sandbox.id())).transpose()?;
+            announce(announcement, sandbox.id())?;
             std::future::pending::<()>().await;
         } else {
             let status = self.command(sandbox, command, announcement, environment).await?;
@@ -283,18 +288,16 @@ impl Plan {
         let (started, has_started) = oneshot::channel();
         streams.started = Some(started);
         let program = sandbox.exec(request, streams);
-        let announce = async {
+        let announced = async {
             // An error here means that the program did not start; `program` says why.
-            if has_started.await.is_ok()
-                && let Some(ready) = announcement.take()
-            {
-                ready.make(sandbox.id())?;
+            if has_started.await.is_ok() {
+                announce(announcement, sandbox.id())?;
             }
             std::future::pending::<Result<ExitStatus, CliError>>().await
         };
         tokio::select! {
             status = program => Ok(status?),
-            error = announce => error,
+            error = announced => error,
         }
     }
 
@@ -316,4 +319,13 @@ async fn while_serving<T>(ending: impl Future<Output = T>, service: impl Future)
         ended = ending => ended,
         never = service => never,
     }
+}
+
+/// Say that the sandbox is ready, where somebody waits to be told. Until that has worked, it stays to be said.
+fn announce(announcement: &mut Option<Announcement>, id: &SandboxId) -> Result<(), CliError> {
+    if let Some(ready) = announcement {
+        ready.make(id)?;
+    }
+    *announcement = None;
+    Ok(())
 }
