@@ -177,7 +177,10 @@ fn a_machine_that_dies_is_one_line_and_nothing_left() -> Result<()> {
     wait_for_command(&home, &run)?;
     wait_for_machine(&home, &run)?.kill()?;
     let output = run.wait()?.exits_with(1)?;
-    ensure!(output.stdout() == "under way\n" && line(&output) == "sandbox ended: the sandbox has ended", "{output}");
+    ensure!(
+        output.stdout() == "under way\n" && line(&output) == "sandbox ended: the virtual machine ended with signal 9",
+        "{output}"
+    );
     nothing_is_left(&home)?;
 
     let run = start(&home, &[])?;

@@ -48,6 +48,9 @@ const START_DEADLINE: Duration = Duration::from_mins(1);
 /// How long the guest may take for its clean end beyond the time that its processes are given.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a machine whose link broke may take to be gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Ids tried before giving up; each is one of four thousand million.
 const ID_ATTEMPTS: usize = 8;
 
@@ -238,9 +241,15 @@ impl Sandbox {
         exec::run(&self.link, exec::with_defaults(exec, &self.spec), streams).await
     }
 
-    /// Wait until it ends by itself; returns why.
-    pub async fn ended(&self) -> LinkError {
-        self.link.closed().await
+    /// Wait until it ends by itself; returns why, in one line.
+    pub async fn ended(&self) -> String {
+        let broken = self.link.closed().await;
+        let Some(machine) = &self.hold.machine else { return broken.to_string() };
+        // The link can break a moment before the machine is gone, which says more; or the guest broke it, and goes on.
+        match tokio::time::timeout(LAST_WORDS, machine.exited()).await {
+            Ok(Ok(exit)) => exit.to_string(),
+            _ => broken.to_string(),
+        }
     }
 
     /// End it in order where that matters to anybody: processes get `grace` after SIGTERM, the user's disks are written

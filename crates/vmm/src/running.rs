@@ -103,7 +103,9 @@ impl fmt::Display for Exit {
     /// One line: what the VMM complained about, or else the last that the guest said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the virtual machine ended with {}", self.process)?;
-        match last_line(&self.errors).or_else(|| self.last_console_line()) {
+        // One that was killed did not end because of anything that its guest said.
+        let said = || self.last_console_line().filter(|_| matches!(self.process, ProcessEnd::Code(_)));
+        match last_line(&self.errors).or_else(said) {
             Some(line) => write!(f, ": {line}"),
             None => Ok(()),
         }

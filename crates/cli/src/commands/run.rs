@@ -7,7 +7,7 @@ use std::time::Duration;
 use matchlock_model::{
     CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
 };
-use matchlock_sandbox::{Keep, Launch, Sandbox};
+use matchlock_sandbox::{Keep, Launch, Sandbox, exec::ExecError};
 use tokio::sync::oneshot;
 
 use super::{
@@ -296,7 +296,11 @@ impl Plan {
             std::future::pending::<Result<ExitStatus, CliError>>().await
         };
         tokio::select! {
-            status = program => Ok(status?),
+            status = program => match status {
+                // `supervise` learns why, and says it.
+                Err(ExecError::Link(_)) => std::future::pending().await,
+                status => Ok(status?),
+            },
             error = announced => error,
         }
     }

@@ -32,10 +32,10 @@ fn a_program_starts_with_a_clean_slate() {
     assert_eq!(host.run(argv(["ls", "/proc/self/fd"])).text(), "0\n1\n2\n3\n", "3 is the folder that ls reads");
     assert_eq!(host.run(shell("umask; pwd")).text(), "0022\n/\n");
     let story = host.run(argv(["cat", "/proc/self/status"]));
-    let own = std::fs::read_to_string("/proc/self/status").unwrap();
-    assert_eq!(mask(&story.text(), "SigBlk:"), 0);
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    assert_eq!(mask(story.text(), "SigBlk:"), 0);
     // The kernel starts PID 1 with nothing ignored; this test's parent may ignore what it likes, such as Ctrl-C.
-    let ignored = mask(&story.text(), "SigIgn:");
+    let ignored = mask(story.text(), "SigIgn:");
     assert_eq!(ignored & !mask(&own, "SigIgn:"), 0, "{ignored:x}");
     assert_eq!(ignored & SIGPIPE, 0, "{ignored:x}");
 }
