@@ -247,7 +247,7 @@ fn a_signal_ends_the_sandbox_in_order() -> Result<()> {
 #[test]
 fn a_kept_sandbox_says_how_to_reach_it_and_outlives_its_command() -> Result<()> {
     let home = busybox()?;
-    let run = ["run", "--rm=false", "--image", BUSYBOX, "--", "sh", "-c", "echo done > /tmp/mark; echo done"];
+    let run = ["run", "--rm=false", "--image", BUSYBOX, "--", "sh", "-c", "echo done > /tmp/mark; echo done; exit 5"];
     let mut running = home.matchlock(run).within(Duration::from_mins(3)).spawn()?;
     let banner = running.expect_stderr("matchlock kill vm-")?;
     running.expect_stdout("done\n")?;
@@ -259,7 +259,7 @@ fn a_kept_sandbox_says_how_to_reach_it_and_outlives_its_command() -> Result<()> 
 
     home.matchlock(["kill", id]).run()?.success()?;
     let ended = running.wait()?;
-    assert_eq!((ended.code(), ended.stdout()), (143, "done\n".to_owned()), "{ended}");
+    assert_eq!((ended.code(), ended.stdout()), (5, "done\n".to_owned()), "{ended}");
     let kept = home.matchlock(["list"]).run()?.success()?.stdout();
     assert!(kept.contains(id) && kept.contains("stopped"), "{kept}");
     home.matchlock(["rm", id]).run()?.success()?;

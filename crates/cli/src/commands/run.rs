@@ -2,7 +2,7 @@
 //!
 //! This process is the sandbox's supervisor: while it lives the sandbox does, and nothing else has to run.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use matchlock_model::{
     CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
@@ -89,6 +89,8 @@ struct Plan {
     network: Network,
     variables: Vec<(String, String)>,
     disks: Vec<ExtraDisk>,
+    /// Set once nothing runs in the foreground of a kept sandbox: what its command ended with.
+    idle: Cell<Option<ExitStatus>>,
 }
 
 pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
@@ -152,6 +154,7 @@ impl Plan {
             },
             variables: args.process.environment()?,
             disks: args.disk.iter().map(|spec| parse::extra_disk(spec, &cache)).collect::<Result<_, _>>()?,
+            idle: Cell::new(None),
             args,
         })
     }
@@ -255,17 +258,17 @@ impl Plan {
         }
         if command.is_empty() {
             announce(announcement, sandbox.id())?;
-            std::future::pending::<()>().await;
+            self.idle.set(Some(ExitStatus::SUCCESS));
         } else {
             let status = self.command(sandbox, command, announcement, environment).await?;
             if !keeps {
                 return Ok(status);
             }
             tracing::info!("the command ended with status {}; the sandbox stays", status.code());
-            // Ended by `kill`, a signal or the deadline: see `supervise`.
-            std::future::pending::<()>().await;
+            self.idle.set(Some(status));
         }
-        Ok(ExitStatus::SUCCESS)
+        // Ended by `kill`, a signal or the deadline: see `supervise`.
+        std::future::pending().await
     }
 
     async fn command(
@@ -305,9 +308,12 @@ impl Plan {
         }
     }
 
+    /// What it means that the sandbox was ended before its command had. An idle one was only waiting for that.
     fn explain(&self, status: ExitStatus) -> ExitStatus {
-        if status == ExitStatus::TimedOut {
-            output::note(&format!("timeout of {} seconds reached", self.args.timeout));
+        match (status, self.idle.get()) {
+            (ExitStatus::Interrupted(_), Some(of_command)) => return of_command,
+            (ExitStatus::TimedOut, _) => output::note(&format!("timeout of {} seconds reached", self.args.timeout)),
+            _ => {}
         }
         status
     }
