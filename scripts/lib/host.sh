@@ -76,10 +76,9 @@ need_vmm() {
     need qemu-system-x86_64=qemu-system-x86 mke2fs=e2fsprogs dpkg-deb=dpkg
 }
 
-# run_as_root_image ARCHIVE: a Debian root file system as a `docker save` archive, made from Debian packages.
+# debian_archive ARCHIVE: a Debian root file system as a `docker save` archive, made from Debian packages.
 debian_archive() {
     need mmdebstrap=mmdebstrap
-    [ "$(id -u)" -eq 0 ] || need newuidmap=uidmap
     dir=$(mktemp -d)
     # shellcheck disable=SC2064 # the folder's name as it is now
     trap "rm -rf '$dir'" EXIT
