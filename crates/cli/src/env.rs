@@ -1,4 +1,4 @@
-//! The environment: the only place where its variables are read, once, at the start.
+//! The environment: the only place where its variables are read.
 
 use std::{
     ffi::OsString,

@@ -1,6 +1,6 @@
 //! Everything the program prints, other than guest output.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use tabwriter::TabWriter;
 use tracing_subscriber::filter::LevelFilter;
@@ -60,5 +60,11 @@ pub(crate) fn start_log(level: Option<LogLevel>) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    tracing_subscriber::fmt().with_max_level(filter).with_writer(io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
 }

@@ -85,8 +85,10 @@ pub async fn run(link: &Link, exec: Exec, streams: Streams) -> Result<ExitStatus
     let output = Sink::spawn(streams.output, session.receipts(Channel::Output));
     let error = Sink::spawn(streams.error, session.receipts(Channel::Error));
     let sources = Sources { input: streams.input, resizes: streams.resizes, started: streams.started };
-    let status = converse(session, sources, &output, &error).await?;
+    let status = converse(session, sources, &output, &error).await;
+    // However it ended, what it had written before comes first.
     let (output, error) = (output.finish().await, error.finish().await);
+    let status = status?;
     output.and(error).map_err(ExecError::Output)?;
     Ok(status)
 }
@@ -155,10 +157,16 @@ fn outcome(note: Note) -> Result<Option<ExitStatus>, ExecError> {
                 FailureKind::NotExecutable => ExitStatus::NotExecutable,
                 FailureKind::Internal => ExitStatus::Failure,
             };
-            Err(ExecError::NotStarted { status, message: failure.message })
+            Err(ExecError::NotStarted { status, message: printable(&failure.message) })
         }
         Note::Started { .. } | Note::Done | Note::Resize(_) | Note::Signal(_) => Ok(None),
     }
+}
+
+/// A line that the guest may have chosen, without what a terminal would obey.
+pub(crate) fn printable(line: &str) -> String {
+    const MAX_SHOWN: usize = 1000;
+    line.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
 }
 
 /// Writes one channel's bytes out at the taker's own pace, and grants the guest as much again.

@@ -55,6 +55,10 @@ pub fn follow<E: From<io::Error>>(
         }
         // A full log has been put aside and a new one begun.
         if let Some(newer) = open(path)?.filter(|newer| !same(file.as_ref(), newer)) {
+            if let Some(full) = &mut file {
+                // What was written to it since the last look, before it was put aside.
+                drain(full, &mut taker)?;
+            }
             file = Some(newer);
             continue;
         }

@@ -265,6 +265,8 @@ impl Driver {
                     if ready.is_readable() && !self.read(&mut chunk)? {
                         return Ok(());
                     }
+                    // A peer that never stops must not keep the other tasks of this thread from running.
+                    tokio::task::consume_budget().await;
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { return Ok(()) };

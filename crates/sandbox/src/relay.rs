@@ -4,7 +4,7 @@
 //! the sandbox's defaults, and then only carries frames across: credit passes from end to end, so that neither a slow
 //! client nor a hostile guest makes it hold more than one window per channel.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use matchlock_model::SandboxSpec;
 use matchlock_wire::{Event, Exec, Failure, FailureKind, Note, Request};
@@ -16,6 +16,9 @@ use crate::{
     socket,
 };
 
+/// How long no client is taken after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Serve `exec.sock` at `path` until the returned guard is dropped.
 ///
 /// # Errors
@@ -23,10 +26,16 @@ use crate::{
 pub(crate) fn serve(path: &Path, guest: Link, spec: Arc<SandboxSpec>) -> io::Result<Relay> {
     let listener = UnixListener::from_std(socket::listen(path)?)?;
     let task = tokio::spawn(async move {
-        // A failed accept concerns one client (it left, or descriptors ran short); the next may succeed.
         loop {
-            if let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve_client(client, guest.clone(), Arc::clone(&spec)));
+            match listener.accept().await {
+                Ok((client, _)) => {
+                    tokio::spawn(serve_client(client, guest.clone(), Arc::clone(&spec)));
+                }
+                // One client left, or descriptors ran short: then nothing tells when there will be some again.
+                Err(error) => {
+                    tracing::debug!("accept on exec.sock: {error}");
+                    let _ = tokio::time::timeout(ACCEPT_PAUSE, std::future::pending::<()>()).await;
+                }
             }
         }
     });

@@ -23,7 +23,7 @@ use matchlock_store::{
     own_identity,
 };
 use matchlock_vmm::{
-    BootError, Booted, Deadlines, Machine, Policy, ProcessEnd, Running, boot,
+    BootError, Booted, ConsoleLog, Deadlines, Machine, Policy, ProcessEnd, Running, boot,
     qemu::QemuError,
     upper::{self, UpperError},
 };
@@ -189,7 +189,7 @@ impl Sandbox {
             initramfs: guest.initramfs,
             cmdline: Vec::new(),
             disks: start::disks(&spec, image, layout.upper()),
-            console_log: Some(layout.log()),
+            console_log: Some(console_log(&log)),
         };
         let booted = boot(&guest.vmm, &machine, Policy::Auto, Deadlines::default(), greet).await?;
         let Booted { running, ready: link, fallback, .. } = booted;
@@ -361,6 +361,12 @@ fn resources(layout: &VmLayout) -> BTreeMap<String, String> {
     paths.map(|(name, path)| (name.to_owned(), path.display().to_string())).into()
 }
 
+/// The console goes into the sandbox's log, so that one bound holds for both.
+fn console_log(log: &VmLog) -> ConsoleLog {
+    let log = log.clone();
+    ConsoleLog::new(move |bytes| log.append(bytes))
+}
+
 /// The guest is ready when it has said hello.
 async fn greet(stream: std::os::unix::net::UnixStream) -> Result<Link, LinkError> {
     Link::to_guest(UnixStream::from_std(stream)?).await
@@ -381,7 +387,9 @@ async fn ask(link: &Link, request: Request) -> Result<(), AskError> {
     loop {
         match session.next().await {
             Some(Event::Note(_, Note::Done)) => return Ok(()),
-            Some(Event::Note(_, Note::Failed(failure))) => return Err(AskError::Refused(failure.message)),
+            Some(Event::Note(_, Note::Failed(failure))) => {
+                return Err(AskError::Refused(exec::printable(&failure.message)));
+            }
             Some(_) => {}
             None => return Err(session.fate().into()),
         }

@@ -1,6 +1,6 @@
 //! Whether a process that was written down is still the same one, and how to end it.
 //!
-//! Called by `sandboxes` (is the supervisor alive?), `undo` (end a VMM) and by the `kill` verb. Invariant: a signal
+//! Called by `sandboxes` (is the supervisor alive?), `undo` (end a VMM) and `reconcile` (end a supervisor). Invariant: a signal
 //! only ever goes through a pidfd that was opened *before* the start time was compared, so a stranger that was given the
 //! pid later is never hit.
 
@@ -106,7 +106,8 @@ pub fn open_process(process: &ProcessIdentity) -> Result<Option<OwnedFd>, Proces
     let Some(pid) = Some(process.pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else { return Ok(None) };
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(is_alive(process)?.then_some(pidfd)),
-        Err(Errno::SRCH) => Ok(None),
+        // The number is nobody's, or by now a thread's, which the kernel refuses in one of two ways.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
         Err(errno) => Err(refused(process, errno)),
     }
 }

@@ -1,6 +1,6 @@
 //! What a sandbox has taken from the host, and how to give it back.
 //!
-//! A row is pushed *before* the effect it undoes; [`crate::release`] replays the rows, newest first, at the end of a
+//! A row is pushed *before* the effect it undoes; [`SandboxStore::release`] replays the rows, newest first, at the end of a
 //! sandbox's life and after a crash alike. Invariants: an action can be performed any number of times, also when its
 //! effect never happened; it never touches anything outside the sandbox folders or another process than the recorded
 //! one; its row stays until it has succeeded.

@@ -29,10 +29,9 @@ use std::future::Future;
 pub use self::{
     accel::{Accelerator, Fallback, Policy, kvm},
     boot::{BootError, Booted, Deadlines, boot},
-    machine::{Disk, Flush, Machine},
+    machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
     running::{Exit, Running},
-    tail::MAX_CONSOLE_LOG,
 };
 
 /// The guest's one binary: static, PID 1 and agent.

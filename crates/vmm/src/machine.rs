@@ -3,7 +3,7 @@
 //! Made by `sandbox`, read by the VMM behind [`crate::Vmm`]. Invariant: nothing here depends on the VMM or on the
 //! accelerator; two machines that are equal boot alike.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, sync::Arc};
 
 /// A machine to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +20,41 @@ pub struct Machine {
     pub cmdline: Vec<String>,
     /// Block devices; the guest numbers them in this order.
     pub disks: Vec<Disk>,
-    /// Where the guest's console is appended to, at most [`crate::MAX_CONSOLE_LOG`] bytes for each start.
-    pub console_log: Option<PathBuf>,
+    /// Takes what the guest's console says.
+    pub console_log: Option<ConsoleLog>,
 }
+
+/// Takes what a guest's console says, on a thread of the VMM's. How much of it is kept is the taker's to bound.
+#[derive(Clone)]
+pub struct ConsoleLog(Arc<Taker>);
+
+type Taker = dyn Fn(&[u8]) + Send + Sync;
+
+impl ConsoleLog {
+    /// `take` is called with each piece, in order; what it does delays the guest only once its console's buffer is full.
+    pub fn new(take: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    pub(crate) fn take(&self, bytes: &[u8]) {
+        (self.0)(bytes);
+    }
+}
+
+impl fmt::Debug for ConsoleLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConsoleLog")
+    }
+}
+
+impl PartialEq for ConsoleLog {
+    /// The same taker.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ConsoleLog {}
 
 /// One block device backed by a raw image file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,16 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use matchlock_model::CacheLayout;
 use matchlock_vmm::{
-    Accelerator, BootError, Booted, Deadlines, Disk, Machine, Policy, ProcessEnd, boot, initramfs, kernel,
+    Accelerator, BootError, Booted, ConsoleLog, Deadlines, Disk, Machine, Policy, ProcessEnd, boot, initramfs, kernel,
     qemu::{Board, Qemu, QemuError},
     upper,
 };
@@ -118,10 +121,10 @@ fn exists(pid: i32) -> bool {
 
 #[tokio::test]
 async fn a_guest_answers_syncs_and_powers_off() {
-    let dir = tempfile::tempdir().unwrap();
     let mut host = host(Board::Microvm);
-    let log = dir.path().join("vm.log");
-    host.machine.console_log = Some(log.clone());
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&said);
+    host.machine.console_log = Some(ConsoleLog::new(move |bytes| log.lock().unwrap().extend_from_slice(bytes)));
     let mut booted = start(&host).await;
     assert_eq!((booted.accelerator, booted.fallback), (Accelerator::Tcg, None));
     let environment = fs::read(format!("/proc/{}/environ", booted.running.pid())).unwrap();
@@ -133,7 +136,7 @@ async fn a_guest_answers_syncs_and_powers_off() {
     let exit = tokio::time::timeout(Duration::from_secs(20), booted.running.exited()).await.unwrap().unwrap();
     assert_eq!(exit.process, ProcessEnd::Code(0), "{exit}");
     assert!(!exists(booted.running.pid()));
-    assert!(log.exists());
+    assert_eq!(String::from_utf8_lossy(&said.lock().unwrap()), exit.console);
 }
 
 /// An image with `busybox` in it, a writable layer, and two more disks of sizes by which they can be told apart.

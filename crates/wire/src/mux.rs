@@ -77,6 +77,8 @@ struct Flow {
     owed: u32,
     /// `Eof` or `Stop` has ended it.
     closed: bool,
+    /// The peer has said so, which it may once.
+    peer_closed: bool,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ struct Session {
 impl Session {
     const fn new() -> Self {
         Self {
-            channels: [Flow { credit: limits::WINDOW, owed: 0, closed: false }; 3],
+            channels: [Flow { credit: limits::WINDOW, owed: 0, closed: false, peer_closed: false }; 3],
             ending: false,
             notes_left: limits::MAX_GUEST_NOTES,
         }
@@ -189,8 +191,8 @@ impl Mux {
                 }
                 Event::Data(id, channel, payload)
             }
-            Kind::Eof if incoming => {
-                flow.closed = true;
+            Kind::Eof if incoming && !flow.peer_closed => {
+                (flow.closed, flow.peer_closed) = (true, true);
                 Event::Eof(id, channel)
             }
             Kind::Credit if !incoming => {
@@ -200,8 +202,8 @@ impl Mux {
                 flow.credit = credit.ok_or(WireError::Overrun)?;
                 Event::Credit(id, channel, more)
             }
-            Kind::Stop if !incoming => {
-                flow.closed = true;
+            Kind::Stop if !incoming && !flow.peer_closed => {
+                (flow.closed, flow.peer_closed) = (true, true);
                 Event::Stopped(id, channel)
             }
             Kind::End => {

@@ -27,16 +27,18 @@ pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus,
         args.ids.iter().map(|id| get::parse(id)).collect::<Result<_, _>>()?
     };
     let mut status = ExitStatus::SUCCESS;
+    // Nobody reading what is printed is no reason to stop half-way.
+    let mut printed = Ok(());
     for id in ids {
         match end(&mut store, &id) {
-            Ok(()) => output::line(&format!("Killed {id}"))?,
+            Ok(()) => printed = printed.and(output::line(&format!("Killed {id}"))),
             Err(error) => {
                 output::note(&format!("Failed to kill {id}: {error}"));
                 status = ExitStatus::Failure;
             }
         }
     }
-    Ok(status)
+    printed.map(|()| status)
 }
 
 /// End a running sandbox in order, and come back when it is gone.

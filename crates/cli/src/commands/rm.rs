@@ -38,15 +38,18 @@ pub(crate) fn idle(store: &mut SandboxStore) -> Result<Vec<SandboxId>, CliError>
 /// Remove sandboxes, one line each; returns how many, and whether all of them.
 pub(crate) fn remove(store: &mut SandboxStore, ids: &[SandboxId], word: &str) -> Result<(usize, ExitStatus), CliError> {
     let mut removed = 0;
+    // Nobody reading what is printed is no reason to stop half-way.
+    let mut printed = Ok(());
     for id in ids {
         let result = store.remove(id).map_err(CliError::during("remove VM"));
         match result.and_then(|released| gc::failures(&released).map_or(Ok(()), Err)) {
             Ok(()) => {
                 removed += 1;
-                output::line(&format!("{word} {id}"))?;
+                printed = printed.and(output::line(&format!("{word} {id}")));
             }
             Err(error) => output::note(&format!("Failed to remove {id}: {error}")),
         }
     }
+    printed?;
     Ok((removed, if removed == ids.len() { ExitStatus::SUCCESS } else { ExitStatus::Failure }))
 }

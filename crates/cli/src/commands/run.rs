@@ -282,7 +282,7 @@ impl Plan {
             Some(_) => Connection::detached(),
             None => Connection::open(self.mode)?,
         };
-        let request = process::request(command, Vec::new(), &connection, environment);
+        let request = process::request(command, self.variables.clone(), &connection, environment);
         let mut streams = connection.streams;
         if self.mode != Mode::Terminal {
             streams.output = streams.output.map(|taker| sandbox.log().copy_of(taker));

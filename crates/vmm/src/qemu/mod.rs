@@ -101,7 +101,6 @@ impl Vmm for Qemu {
         let (console, guest_console) = UnixStream::pair().map_err(failed)?;
         let (errors, guest_errors) = io::pipe().map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
-        let log = machine.console_log.as_deref().map(open_log).transpose()?;
 
         let mut descriptors: Vec<(OwnedFd, i32)> =
             vec![(guest_control.into(), args::CONTROL_FD), (guest_console.into(), args::CONSOLE_FD)];
@@ -120,7 +119,7 @@ impl Vmm for Qemu {
         let process = Process::start(command).await.map_err(failed)?;
         let pid = process.pid();
         tracing::debug!(pid, ?accelerator, "qemu started");
-        let console = Tail::of("vm-console", console, log).map_err(failed)?;
+        let console = Tail::of("vm-console", console, machine.console_log.clone()).map_err(failed)?;
         let errors = Tail::of("vm-errors", errors, None).map_err(failed)?;
         Ok(Running::new(control, process, console, errors))
     }
@@ -129,8 +128,4 @@ impl Vmm for Qemu {
 fn open_disk(disk: &Disk) -> Result<File, QemuError> {
     let file = File::options().read(true).write(!disk.readonly).open(&disk.file);
     file.map_err(|e| QemuError::File(disk.file.clone(), e))
-}
-
-fn open_log(path: &Path) -> Result<File, QemuError> {
-    File::options().append(true).create(true).open(path).map_err(|e| QemuError::File(path.to_owned(), e))
 }
