@@ -273,3 +273,20 @@ fn every_message_survives_the_journey() {
         }
     }
 }
+
+#[test]
+fn an_end_of_a_channel_is_said_once() {
+    // Kind, channel, session 1, no payload.
+    let frame = |kind: u8, channel: u8| [kind, channel, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    for (kind, channel) in [(5, 1), (5, 2), (6, 0)] {
+        let mut host = Mux::new(Role::Host);
+        host.open(&Request::Sync).unwrap();
+        assert_eq!(host.receive(&frame(kind, channel)).unwrap().len(), 1);
+        assert!(host.receive(&frame(kind, channel)).is_err(), "frame kind {kind} on channel {channel}");
+    }
+    // One that crosses ours is no repetition.
+    let mut host = Mux::new(Role::Host);
+    let session = host.open(&Request::Sync).unwrap();
+    host.stop(session, Channel::Output);
+    assert!(host.receive(&frame(5, 1)).is_ok());
+}
