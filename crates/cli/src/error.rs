@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io};
 
-use matchlock_model::ExitStatus;
+use matchlock_model::{ExitStatus, one_line};
 use matchlock_sandbox::store::StoreError;
 
 /// An error as the user meets it: one line, "operation: cause: cause", and an exit status.
@@ -25,12 +25,12 @@ impl CliError {
 
     /// For `map_err`: `error` happened while doing `operation`.
     pub(crate) fn during<E: Error>(operation: &str) -> impl FnOnce(E) -> Self {
-        move |error| Self::failure(format!("{operation}: {}", chain(&error)))
+        move |error| Self::failure(format!("{operation}: {}", one_line(&error)))
     }
 
     /// For `map_err` where the error says by itself what could not be done.
     pub(crate) fn plain<E: Error>(error: E) -> Self {
-        Self::failure(chain(&error))
+        Self::failure(one_line(&error))
     }
 
     /// [`CliError::during`] for plain I/O errors.
@@ -49,19 +49,4 @@ impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries print their cause themselves.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ")
 }

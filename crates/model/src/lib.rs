@@ -7,6 +7,7 @@ mod digest;
 mod exit;
 mod id;
 mod layout;
+mod one_line;
 mod phase;
 mod process;
 mod spec;
@@ -15,6 +16,7 @@ pub use digest::{Digest, DigestError};
 pub use exit::ExitStatus;
 pub use id::{IdError, SandboxId};
 pub use layout::{CacheLayout, StateLayout, VmLayout};
+pub use one_line::one_line;
 pub use phase::{Phase, PhaseError};
 pub use process::ProcessIdentity;
 pub use spec::{

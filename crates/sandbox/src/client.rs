@@ -45,7 +45,7 @@ pub enum ConnectError {
 /// [`ConnectError`] if it does not run or does not answer.
 pub async fn connect(host: &Host, sandbox: &Sandbox) -> Result<Link, ConnectError> {
     let id = &sandbox.id;
-    if sandbox.status != Status::Running {
+    if !sandbox.status.may_run() {
         return Err(ConnectError::NotRunning { id: id.clone(), status: sandbox.status });
     }
     let path = host.state.vm(id).exec_socket();

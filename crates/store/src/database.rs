@@ -104,13 +104,8 @@ impl Database {
         &self,
         queries: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.check()?;
+        check(&self.connection, &self.path).map_err(|abort| explain(&self.path, abort))?;
         self.read(queries)
-    }
-
-    /// Read every page and compare tables with their indexes.
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
-        check(&self.connection, &self.path).map_err(|abort| explain(&self.path, abort))
     }
 }
 

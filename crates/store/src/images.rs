@@ -227,14 +227,6 @@ impl ImageStore {
             })
         })
     }
-
-    /// Read every page of the database.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] with the first finding.
-    pub fn check(&self) -> Result<(), StoreError> {
-        self.database.check()
-    }
 }
 
 fn insert_image(transaction: &Transaction<'_>, image: &Image) -> rusqlite::Result<()> {

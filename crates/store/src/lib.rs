@@ -23,7 +23,7 @@ pub use error::StoreError;
 pub use folder::{FolderClaim, claim_folder};
 pub use images::{Image, ImageStore, Layer, LayerFormat, Referenced, SavedImage, Scope, Source};
 pub use lifecycle::{CleanupStatus, CleanupStep, Details, Record};
-pub use liveness::{ProcessError, end, identity_of, is_alive, open_process, own_identity, signal};
+pub use liveness::{ProcessError, end, identity_of, is_alive, open_process, own_identity};
 pub use reconcile::{Reconciled, Released, Report};
 pub use sandboxes::{Registration, Sandbox, SandboxStore, Status};
 pub use undo::{Action, Outcome, Owed, UndoError};

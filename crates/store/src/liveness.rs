@@ -72,17 +72,6 @@ pub fn is_alive(process: &ProcessIdentity) -> Result<bool, ProcessError> {
     Ok(now.as_ref() == Some(process))
 }
 
-/// Send `signal` to exactly this process; `false` if it is gone.
-///
-/// # Errors
-/// [`ProcessError::Refused`] if the kernel does not let this user signal it.
-pub fn signal(process: &ProcessIdentity, signal: Signal) -> Result<bool, ProcessError> {
-    match open_process(process)? {
-        Some(pidfd) => send(process, &pidfd, signal),
-        None => Ok(false),
-    }
-}
-
 /// End exactly this process: SIGTERM, and after `grace` SIGKILL (at once if it is zero). `false` if it was gone.
 ///
 /// # Errors
@@ -213,7 +202,6 @@ mod tests {
     fn a_stranger_with_the_same_pid_is_never_signalled() {
         let (mut child, identity) = child("sleep", &["60"]);
         let earlier = ProcessIdentity { start_time: identity.start_time - 1, ..identity.clone() };
-        assert!(!signal(&earlier, Signal::KILL).unwrap());
         assert!(!end(&earlier, Duration::ZERO).unwrap());
         assert!(is_alive(&identity).unwrap());
         end(&identity, Duration::ZERO).unwrap();

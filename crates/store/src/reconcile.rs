@@ -7,7 +7,7 @@
 use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
-use matchlock_model::{Phase, SandboxId};
+use matchlock_model::{Phase, SandboxId, one_line};
 use rusqlite::Transaction;
 
 use crate::{
@@ -35,6 +35,8 @@ pub enum Reconciled {
     Running,
     /// What it owed was given back, as far as it went.
     Released(Released),
+    /// Nothing: whether it runs cannot be told.
+    Unknown(StoreError),
 }
 
 /// What was given back. Both lists are empty where nothing was owed.
@@ -108,7 +110,11 @@ impl SandboxStore {
     /// [`StoreError::NotFound`], or the database cannot be used.
     pub fn reconcile(&mut self, id: &SandboxId, force: bool) -> Result<Report, StoreError> {
         let sandbox = self.get(id)?;
-        let reconciled = match decide(self.is_alive(&sandbox)?, force) {
+        let alive = match self.is_alive(&sandbox) {
+            Ok(alive) => alive,
+            Err(error) => return Ok(Report { id: id.clone(), reconciled: Reconciled::Unknown(error) }),
+        };
+        let reconciled = match decide(alive, force) {
             Verdict::Leave => Reconciled::Running,
             Verdict::Release => Reconciled::Released(self.release(id)?),
             Verdict::End => self.end_and_release(&sandbox)?,
@@ -136,10 +142,13 @@ impl SandboxStore {
     /// Reconcile a sandbox and, if nothing is left of it, delete its folder and its row.
     ///
     /// # Errors
-    /// [`StoreError::Running`] if its supervisor lives, [`StoreError::NotFound`], or what cannot be removed.
+    /// [`StoreError::Running`] if its supervisor lives, why that cannot be told, [`StoreError::NotFound`], or what cannot
+    /// be removed.
     pub fn remove(&mut self, id: &SandboxId) -> Result<Released, StoreError> {
-        let Reconciled::Released(released) = self.reconcile(id, false)?.reconciled else {
-            return Err(StoreError::Running(id.clone()));
+        let released = match self.reconcile(id, false)?.reconciled {
+            Reconciled::Released(released) => released,
+            Reconciled::Running => return Err(StoreError::Running(id.clone())),
+            Reconciled::Unknown(error) => return Err(error),
         };
         if released.failed.is_empty() {
             self.discard(id)?;
@@ -169,9 +178,11 @@ impl SandboxStore {
             let failed = vec![(format!("process_end:{}", owner.pid), error.into())];
             return Ok(Reconciled::Released(Released { failed, ..Released::default() }));
         }
-        if self.is_alive(sandbox)? {
+        match self.is_alive(sandbox) {
+            Ok(false) => {}
             // Its folder is held by a process that this one cannot see.
-            return Ok(Reconciled::Running);
+            Ok(true) => return Ok(Reconciled::Running),
+            Err(error) => return Ok(Reconciled::Unknown(error)),
         }
         match self.release(&sandbox.id) {
             // It closed its sandbox and removed it.
@@ -196,8 +207,12 @@ impl SandboxStore {
             if self.database.read(|connection| sandboxes::exists(connection, &id))? {
                 continue;
             }
-            let claimed = folder::is_claimed(&vms.join(&name)).map_err(unreadable)?;
-            let reconciled = if claimed { Reconciled::Running } else { Reconciled::Released(self.remove_orphan(&id)) };
+            let path = vms.join(&name);
+            let reconciled = match folder::is_claimed(&path) {
+                Ok(true) => Reconciled::Running,
+                Ok(false) => Reconciled::Released(self.remove_orphan(&id)),
+                Err(source) => Reconciled::Unknown(StoreError::Unreadable { path, source }),
+            };
             reports.push(Report { id, reconciled });
         }
         Ok(reports)
@@ -237,7 +252,13 @@ fn begin_release(transaction: &Transaction<'_>, id: &SandboxId) -> Result<(Vec<O
     let phase = lifecycle::newest(transaction, id)?.map(|record| record.phase);
     // Another process may have finished this meanwhile.
     if !matches!(phase, Some(Phase::Cleaned | Phase::Cleaning)) {
-        lifecycle::append(transaction, id, &[Phase::Cleaning], |details| details.last_error.clear())?;
+        // What could not be cleaned is tried again now; why the sandbox ended stays true.
+        let again = phase == Some(Phase::CleanupFailed);
+        lifecycle::append(transaction, id, &[Phase::Cleaning], |details| {
+            if again {
+                details.last_error.clear();
+            }
+        })?;
     }
     Ok((undo::owed(transaction, id)?, phase.unwrap_or(Phase::Cleaning)))
 }
@@ -262,23 +283,15 @@ fn end_release(transaction: &Transaction<'_>, id: &SandboxId, performed: &[(Owed
     }
     lifecycle::append(transaction, id, &[next], |details| {
         let errors = steps.iter().filter(|(_, error)| !error.is_empty());
-        details.last_error = errors.map(|(key, error)| format!("{key}: {error}")).collect::<Vec<_>>().join("; ");
+        let errors: Vec<_> = errors.map(|(key, error)| format!("{key}: {error}")).collect();
+        if !errors.is_empty() {
+            details.last_error = errors.join("; ");
+        }
         details.cleanup.extend(steps.into_iter().map(|(key, error)| {
             let status = if error.is_empty() { CleanupStatus::Ok } else { CleanupStatus::Error };
             (key, CleanupStep { status, error, updated_at: Timestamp::now() })
         }));
     })
-}
-
-/// An error and its causes in one line.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line = format!("{line}: {cause}");
-        source = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ words! {
         Stopped = "stopped",
         /// Its supervisor died without ending it.
         Crashed = "crashed",
+        /// It cannot be told whether its supervisor lives, such as when its folder is another user's. Never in a row.
+        Unknown = "unknown",
     }
 }
 
@@ -108,6 +110,21 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// When the row changed last.
     pub updated_at: Timestamp,
+}
+
+/// Which of the sandboxes that are written down as running are not, or may not be.
+#[derive(Default)]
+struct Doubts {
+    dead: Vec<SandboxId>,
+    unknown: Vec<SandboxId>,
+}
+
+impl Status {
+    /// May its supervisor live?
+    #[must_use]
+    pub const fn may_run(self) -> bool {
+        matches!(self, Self::Running | Self::Unknown)
+    }
 }
 
 impl Sandbox {
@@ -166,20 +183,24 @@ impl SandboxStore {
         })
     }
 
-    /// All sandboxes, the newest first. One whose supervisor has died is shown, and from now on written, as crashed.
+    /// All sandboxes, the newest first. One whose supervisor has died is shown, and from now on written, as crashed; one
+    /// that cannot be judged is shown as unknown, and keeps nobody from seeing the others.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
     pub fn list(&mut self) -> Result<Vec<Sandbox>, StoreError> {
-        let sandboxes = self.database.read_checked(all)?;
-        let dead = self.dead(&sandboxes)?;
-        if dead.is_empty() {
-            return Ok(sandboxes);
+        let mut sandboxes = self.database.read_checked(all)?;
+        let doubts = self.doubts(&sandboxes);
+        if !doubts.dead.is_empty() {
+            sandboxes = self.database.write(|transaction| {
+                doubts.dead.iter().try_for_each(|id| mark_crashed(transaction, id))?;
+                Ok(all(transaction)?)
+            })?;
         }
-        self.database.write(|transaction| {
-            dead.into_iter().try_for_each(|sandbox| mark_crashed(transaction, sandbox))?;
-            Ok(all(transaction)?)
-        })
+        for sandbox in &mut sandboxes {
+            doubts.apply(sandbox);
+        }
+        Ok(sandboxes)
     }
 
     /// One sandbox, with the same look at its supervisor as [`Self::list`].
@@ -188,25 +209,29 @@ impl SandboxStore {
     /// [`StoreError::NotFound`], or the database cannot be read.
     pub fn get(&mut self, id: &SandboxId) -> Result<Sandbox, StoreError> {
         let find = |found: Option<Sandbox>| found.ok_or_else(|| StoreError::NotFound(id.clone()));
-        let sandbox = find(self.database.read(|connection| one(connection, id))?)?;
-        if self.dead(std::slice::from_ref(&sandbox))?.is_empty() {
-            return Ok(sandbox);
+        let mut sandbox = find(self.database.read(|connection| one(connection, id))?)?;
+        let doubts = self.doubts(std::slice::from_ref(&sandbox));
+        if !doubts.dead.is_empty() {
+            sandbox = self.database.write(|transaction| {
+                mark_crashed(transaction, id)?;
+                Ok(find(one(transaction, id)?)?)
+            })?;
         }
-        self.database.write(|transaction| {
-            mark_crashed(transaction, &sandbox)?;
-            Ok(find(one(transaction, id)?)?)
-        })
+        doubts.apply(&mut sandbox);
+        Ok(sandbox)
     }
 
-    /// Those that are written down as running and are not.
-    fn dead<'a>(&self, sandboxes: &'a [Sandbox]) -> Result<Vec<&'a Sandbox>, StoreError> {
-        let mut dead = Vec::new();
+    fn doubts(&self, sandboxes: &[Sandbox]) -> Doubts {
+        let mut doubts = Doubts::default();
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.status == Status::Running) {
-            if !self.is_alive(sandbox)? {
-                dead.push(sandbox);
+            match self.is_alive(sandbox) {
+                Ok(true) => {}
+                Ok(false) => doubts.dead.push(sandbox.id.clone()),
+                // Whoever acts on this one asks again, and is told.
+                Err(_) => doubts.unknown.push(sandbox.id.clone()),
             }
         }
-        Ok(dead)
+        doubts
     }
 
     /// Does the sandbox's supervisor live? Its folder says so where its pid is another namespace's.
@@ -227,13 +252,14 @@ impl SandboxStore {
             Ok(lifecycle::trim(transaction)?)
         })
     }
+}
 
-    /// Read every page of the database.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] with the first finding.
-    pub fn check(&self) -> Result<(), StoreError> {
-        self.database.check()
+impl Doubts {
+    /// Only what is still written down as running is in doubt.
+    fn apply(&self, sandbox: &mut Sandbox) {
+        if sandbox.status == Status::Running && self.unknown.contains(&sandbox.id) {
+            sandbox.status = Status::Unknown;
+        }
     }
 }
 
@@ -256,10 +282,10 @@ fn all(connection: &Connection) -> rusqlite::Result<Vec<Sandbox>> {
 }
 
 /// Change the row only if it is still the one that was looked at.
-fn mark_crashed(transaction: &Transaction<'_>, sandbox: &Sandbox) -> rusqlite::Result<()> {
+fn mark_crashed(transaction: &Transaction<'_>, id: &SandboxId) -> rusqlite::Result<()> {
     transaction.execute(
         "UPDATE vms SET status = ?2, updated_at = ?3 WHERE id = ?1 AND status = ?4",
-        params![sandbox.id.as_str(), Status::Crashed.as_str(), columns::now(), Status::Running.as_str()],
+        params![id.as_str(), Status::Crashed.as_str(), columns::now(), Status::Running.as_str()],
     )?;
     Ok(())
 }

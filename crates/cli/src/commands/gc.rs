@@ -1,14 +1,10 @@
 //! `matchlock gc`.
 
-use matchlock_model::ExitStatus;
+use matchlock_model::{ExitStatus, one_line};
 use matchlock_sandbox::store::{Reconciled, Released, Report};
 
 use super::get;
-use crate::{
-    env::Environment,
-    error::{CliError, chain},
-    output,
-};
+use crate::{env::Environment, error::CliError, output};
 
 /// Flags of `gc`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +15,9 @@ pub(crate) struct Args {
     /// Only this sandbox
     id: Option<String>,
 }
+
+/// Before the reason.
+pub(crate) const UNKNOWN: &str = "cannot tell whether VM is running";
 
 pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let mut store = environment.host()?.sandboxes()?;
@@ -43,6 +42,10 @@ fn show(report: &Report) -> Result<bool, CliError> {
     let id = &report.id;
     match &report.reconciled {
         Reconciled::Running => output::line(&format!("{id}: skipped (VM is running)"))?,
+        Reconciled::Unknown(error) => {
+            output::note(&format!("{id}: skipped ({UNKNOWN}: {})", one_line(error)));
+            return Ok(false);
+        }
         Reconciled::Released(released) => {
             if !released.cleaned.is_empty() {
                 output::line(&format!("{id}: cleaned {}", released.cleaned.join(", ")))?;
@@ -50,7 +53,7 @@ fn show(report: &Report) -> Result<bool, CliError> {
                 output::line(&format!("{id}: no resources to clean"))?;
             }
             for (key, error) in &released.failed {
-                output::note(&format!("{id}: failed {key}: {}", chain(error)));
+                output::note(&format!("{id}: failed {key}: {}", one_line(error)));
             }
             return Ok(released.failed.is_empty());
         }
@@ -60,6 +63,6 @@ fn show(report: &Report) -> Result<bool, CliError> {
 
 /// What could not be given back, as one error.
 pub(crate) fn failures(released: &Released) -> Option<CliError> {
-    let failed: Vec<_> = released.failed.iter().map(|(key, error)| format!("{key}: {}", chain(error))).collect();
+    let failed: Vec<_> = released.failed.iter().map(|(key, error)| format!("{key}: {}", one_line(error))).collect();
     (!failed.is_empty()).then(|| CliError::failure(format!("{} (try matchlock gc)", failed.join("; "))))
 }

@@ -1,7 +1,7 @@
 //! `matchlock kill`.
 
 use matchlock_model::{ExitStatus, SandboxId};
-use matchlock_sandbox::store::{Reconciled, SandboxStore, Status};
+use matchlock_sandbox::store::{Reconciled, SandboxStore};
 
 use super::{gc, get};
 use crate::{env::Environment, error::CliError, output};
@@ -20,7 +20,7 @@ pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus,
     let mut store = environment.host()?.sandboxes()?;
     let ids: Vec<SandboxId> = if args.all {
         let sandboxes = store.list().map_err(CliError::during("list VMs"))?;
-        sandboxes.into_iter().filter(|sandbox| sandbox.status == Status::Running).map(|sandbox| sandbox.id).collect()
+        sandboxes.into_iter().filter(|sandbox| sandbox.status.may_run()).map(|sandbox| sandbox.id).collect()
     } else if args.ids.is_empty() {
         return Err(CliError::failure("VM ID required (or use --all)"));
     } else {
@@ -44,11 +44,12 @@ pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus,
 /// End a running sandbox in order, and come back when it is gone.
 fn end(store: &mut SandboxStore, id: &SandboxId) -> Result<(), CliError> {
     let sandbox = store.get(id).map_err(CliError::during("get VM"))?;
-    if sandbox.status != Status::Running {
+    if !sandbox.status.may_run() {
         return Err(CliError::failure(format!("VM {id} is not running (status: {})", sandbox.status)));
     }
     match store.reconcile(id, true).map_err(CliError::during("end VM"))?.reconciled {
         Reconciled::Running => Err(CliError::failure("VM is still running")),
+        Reconciled::Unknown(error) => Err(CliError::during(gc::UNKNOWN)(error)),
         Reconciled::Released(released) => gc::failures(&released).map_or(Ok(()), Err),
     }
 }

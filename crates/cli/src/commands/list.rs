@@ -1,7 +1,6 @@
 //! `matchlock list`.
 
 use matchlock_model::ExitStatus;
-use matchlock_sandbox::store::Status;
 
 use crate::{env::Environment, error::CliError, output};
 
@@ -18,7 +17,7 @@ pub(crate) struct Args {
 
 pub(crate) fn list(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let mut sandboxes = environment.host()?.sandboxes()?.list().map_err(CliError::during("list VMs"))?;
-    sandboxes.retain(|sandbox| !args.running || sandbox.status == Status::Running);
+    sandboxes.retain(|sandbox| !args.running || sandbox.status.may_run());
     if args.json {
         let records: Vec<_> = sandboxes.iter().map(super::get::record).collect();
         output::json(&records)?;

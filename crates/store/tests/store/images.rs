@@ -42,7 +42,6 @@ fn an_image_comes_back_as_it_was_saved() {
     assert_eq!(store.get(Scope::Local, "app:1").unwrap().unwrap().image, saved);
     assert_eq!(store.get(Scope::Registry, "app:1").unwrap(), None);
     assert_eq!(store.get(Scope::Local, "app").unwrap(), None);
-    store.check().unwrap();
 }
 
 #[test]

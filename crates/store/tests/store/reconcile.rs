@@ -3,15 +3,17 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::symlink,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use matchlock_model::{Phase, ProcessIdentity, SandboxId, StateLayout};
 use matchlock_store::{
-    Action, Reconciled, Released, SandboxStore, Status, StoreError, claim_folder, identity_of, is_alive, move_aside,
+    Action, Reconciled, Released, Report, SandboxStore, Status, StoreError, claim_folder, identity_of, is_alive,
+    move_aside,
 };
 
-use crate::support::{another_process, home, id, idle, register, register_for, told_home};
+use crate::support::{another_process, dead, home, id, idle, register, register_for, told_home};
 
 /// A supervisor in a process of its own, stopped between two steps of its life.
 struct Supervisor {
@@ -191,6 +193,42 @@ fn a_database_moved_aside_under_a_living_sandbox_does_not_cost_its_folder() {
     supervisor.process.wait().unwrap();
     store.reconcile_all(false).unwrap();
     assert!(!layout.vm(&id(1)).dir().exists());
+}
+
+#[test]
+fn one_that_cannot_be_judged_keeps_nobody_from_the_others() {
+    let (_home, layout) = home();
+    let mut store = SandboxStore::open(&layout).unwrap();
+    for number in 1..=3 {
+        register_for(&mut store, &id(number), &dead(), &[]).unwrap();
+    }
+    // A folder that cannot be opened, as another user's; and one that no row speaks of.
+    for number in [2, 4] {
+        claim_folder(layout.vm(&id(number)).dir()).unwrap();
+        fs::remove_dir(layout.vm(&id(number)).dir()).unwrap();
+        symlink(layout.vm(&id(number)).dir(), layout.vm(&id(number)).dir()).unwrap();
+    }
+    let shown: Vec<_> = store.list().unwrap().into_iter().map(|sandbox| (sandbox.id, sandbox.status)).collect();
+    assert_eq!(shown, [(id(3), Status::Crashed), (id(2), Status::Unknown), (id(1), Status::Crashed)]);
+    assert_eq!(store.get(&id(2)).unwrap().status, Status::Unknown);
+
+    for force in [false, true] {
+        let reports = store.reconcile_all(force).unwrap();
+        assert_eq!(reports.len(), 4);
+        for Report { id, reconciled } in reports {
+            match reconciled {
+                Reconciled::Released(_) => assert!(!layout.vm(&id).dir().is_symlink(), "{id}"),
+                Reconciled::Unknown(StoreError::Unreadable { path, .. }) => {
+                    assert!(path == layout.vm(&id).dir() && path.is_symlink(), "{id}");
+                }
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+    }
+    assert!(matches!(store.remove(&id(2)), Err(StoreError::Unreadable { .. })));
+    store.remove(&id(1)).unwrap();
+    fs::remove_file(layout.vm(&id(2)).dir()).unwrap();
+    assert_eq!(store.get(&id(2)).unwrap().status, Status::Crashed);
 }
 
 #[test]

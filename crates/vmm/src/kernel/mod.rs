@@ -23,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use matchlock_model::one_line;
 use thiserror::Error;
 
 pub use self::{
@@ -143,17 +144,6 @@ fn named(path: &Path, transport: Transport) -> Result<Kernel, KernelError> {
     let kernel = Kernel { version, image: path, modules };
     kernel.modules(transport)?;
     Ok(kernel)
-}
-
-/// An error and its causes.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,42 @@
+//! Errors as people read them.
+
+use std::error::Error;
+
+/// An error and its causes in one line: "what: why: why".
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let why = cause.to_string();
+        // Some libraries print their cause themselves.
+        if !line.ends_with(&why) {
+            line = format!("{line}: {why}");
+        }
+        source = cause.source();
+    }
+    line.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use thiserror::Error;
+
+    use super::*;
+
+    #[derive(Debug, Error)]
+    enum Failure {
+        #[error("no\nspace")]
+        Cause,
+        #[error("write")]
+        Effect(#[source] Box<Failure>),
+        #[error("save: {0}")]
+        Telling(#[source] Box<Failure>),
+    }
+
+    #[test]
+    fn every_cause_is_told_once_and_in_one_line() {
+        let told = Failure::Telling(Box::new(Failure::Effect(Box::new(Failure::Cause))));
+        assert_eq!(one_line(&told), "save: write: no space");
+    }
+}
