@@ -3,10 +3,14 @@
 //! Called by the program's verbs. [`Sandbox`] is the supervisor's side of one life, [`client`] the way in for other
 //! processes, [`exec`] what both do with a link. What the verbs need of the crates below is re-exported here.
 
+mod ask;
 pub mod client;
+mod disks;
 pub mod exec;
 pub mod follow;
+mod hold;
 mod host;
+mod launch;
 mod link;
 mod log;
 mod relay;
@@ -14,11 +18,14 @@ mod sandbox;
 mod socket;
 mod start;
 
+pub use ask::AskError;
+pub use disks::DiskError;
 pub use host::{GuestFiles, Host, PrepareError};
+pub use launch::{Keep, Launch, LaunchError};
 pub use link::{Link, LinkError};
 pub use log::VmLog;
 pub use matchlock_image as image;
 pub use matchlock_store as store;
 pub use matchlock_vmm as vmm;
 pub use matchlock_wire::{Exec, Stdio, TerminalSize};
-pub use sandbox::{AskError, CloseError, Keep, Launch, LaunchError, Sandbox};
+pub use sandbox::{CloseError, Sandbox};

@@ -34,6 +34,8 @@ pub enum LinkError {
     Closed,
     #[error("the guest broke the protocol")]
     Protocol(#[from] WireError),
+    #[error("the request was not sent")]
+    Refused(#[source] WireError),
     #[error("guest link")]
     Io(#[source] Arc<io::Error>),
     #[error("the sandbox speaks protocol {theirs}, this matchlock {ours}: use the version that started it")]
@@ -104,7 +106,7 @@ impl Link {
     /// Ask for something.
     ///
     /// # Errors
-    /// [`LinkError`] if the link is gone or cannot take another session or such a large request.
+    /// [`LinkError::Refused`] if it cannot take another session or such a large request; else the link is gone.
     pub async fn open(&self, request: Request) -> Result<Session, LinkError> {
         let (reply, opened) = oneshot::channel();
         self.commands.send(Command::Open(Box::new(request), reply)).map_err(|_| self.fate())?;
@@ -282,7 +284,11 @@ impl Driver {
             match self.stream.try_write(self.mux.output()) {
                 Ok(count) => self.mux.written(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
+                Err(error) => match error.into() {
+                    // What the other side said before it went is still to be read, and then its end.
+                    LinkError::Closed => self.mux.written(self.mux.output_len()),
+                    error => return Err(error),
+                },
             }
         }
         Ok(())
@@ -347,7 +353,7 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(request, reply) => {
-                let session = self.mux.open(&request).map_err(LinkError::from);
+                let session = self.mux.open(&request).map_err(LinkError::Refused);
                 let session = session.and_then(|id| self.session(id).ok_or(LinkError::Closed));
                 let _ = reply.send(session);
             }
@@ -377,3 +383,6 @@ impl From<io::Error> for LinkError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

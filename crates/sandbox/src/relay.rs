@@ -6,7 +6,7 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use matchlock_model::SandboxSpec;
+use matchlock_model::{SandboxSpec, one_line};
 use matchlock_wire::{Event, Exec, Failure, FailureKind, Note, Request};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -71,7 +71,7 @@ async fn serve_client(client: UnixStream, guest: Link, spec: Arc<SandboxSpec>) {
 async fn carry(client: Session, exec: Exec, guest: Link) {
     match guest.open(Request::Exec(exec)).await {
         Ok(session) => splice(client, session).await,
-        Err(error) => refuse(&client, &error.to_string()),
+        Err(error) => refuse(&client, &one_line(&error)),
     }
 }
 

@@ -56,9 +56,6 @@ pub enum UpperError {
 /// # Errors
 /// [`UpperError`]; nothing is left at `path` then.
 pub fn create(uppers: &Path, size_mb: u64, path: &Path) -> Result<(), UpperError> {
-    if size_mb < MIN_UPPER_MB {
-        return Err(UpperError::TooSmall(size_mb));
-    }
     let failed = |e| UpperError::Copy(path.to_owned(), e);
     let original = File::open(original(uppers, size_mb)?).map_err(failed)?;
     let copy = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
@@ -69,8 +66,14 @@ pub fn create(uppers: &Path, size_mb: u64, path: &Path) -> Result<(), UpperError
     })
 }
 
-/// The original of this size, made now if it is the first.
-fn original(uppers: &Path, size_mb: u64) -> Result<PathBuf, UpperError> {
+/// The original of this size, made now if it is the first. Blocks for as long as formatting takes then.
+///
+/// # Errors
+/// [`UpperError`]; nothing is left then.
+pub fn original(uppers: &Path, size_mb: u64) -> Result<PathBuf, UpperError> {
+    if size_mb < MIN_UPPER_MB {
+        return Err(UpperError::TooSmall(size_mb));
+    }
     let name = format!("{size_mb}.ext4");
     let path = uppers.join(&name);
     if path.is_file() {

@@ -1,0 +1,32 @@
+//! Requests that the guest answers in one word. Used to make a booted guest a sandbox, and to end it.
+
+use matchlock_wire::{Event, Note, Request};
+use thiserror::Error;
+
+use crate::{
+    exec::printable,
+    link::{Link, LinkError},
+};
+
+/// Why the guest did not do what it was asked.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum AskError {
+    #[error("guest: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Ask the guest for something that it answers with `Done`.
+pub(crate) async fn ask(link: &Link, request: Request) -> Result<(), AskError> {
+    let mut session = link.open(request).await?;
+    loop {
+        match session.next().await {
+            Some(Event::Note(_, Note::Done)) => return Ok(()),
+            Some(Event::Note(_, Note::Failed(failure))) => return Err(AskError::Refused(printable(&failure.message))),
+            Some(_) => {}
+            None => return Err(session.fate().into()),
+        }
+    }
+}
