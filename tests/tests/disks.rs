@@ -59,6 +59,39 @@ fn a_disk_keeps_what_was_written() -> Result<()> {
 }
 
 #[test]
+fn a_disk_that_is_written_to_has_one_sandbox() -> Result<()> {
+    let home = busybox()?;
+    let disk = empty_disk(&home)?;
+    let writable = format!("{}:/data", disk.display());
+    let readonly = format!("{writable}:ro");
+    let script = "echo up; sleep 1000";
+    let refused = |flag: &str| -> Result<()> {
+        let output = home.matchlock(sh(&["--disk", flag], "true")).run()?.exits_with(1)?;
+        let line = format!(
+            "start sandbox: disk {} is in use: only read-only (`:ro`) can several sandboxes use it at once\n",
+            disk.display()
+        );
+        ensure!(output.stderr() == line, "{output}");
+        Ok(())
+    };
+
+    let writer = home.matchlock(sh(&["--disk", &writable], script)).spawn()?;
+    until(&writer, "the writer", || logged(&home).contains("up").then_some(()))?;
+    refused(&writable)?;
+    refused(&readonly)?;
+    writer.signal(Signal::TERM)?;
+    writer.wait()?.exits_with(143)?;
+
+    let reader = home.matchlock(sh(&["--disk", &readonly], script)).spawn()?;
+    until(&reader, "the reader", || logged(&home).contains("up").then_some(()))?;
+    refused(&writable)?;
+    home.matchlock(sh(&["--disk", &readonly], "true")).run()?.success()?;
+    reader.signal(Signal::TERM)?;
+    reader.wait()?.exits_with(143)?;
+    Ok(())
+}
+
+#[test]
 fn a_graceful_shutdown_gives_a_command_the_time_to_save_its_work() -> Result<()> {
     let home = busybox()?;
     let disk = empty_disk(&home)?;
