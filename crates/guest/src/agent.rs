@@ -227,6 +227,9 @@ impl Agent {
             self.cancel(session, None);
         }
         self.endings.iter_mut().for_each(|ending| ending.id = None);
+        if let Stage::PoweringOff(power) = &mut self.stage {
+            power.asked_by = None;
+        }
     }
 
     fn obey(&mut self, event: Event) {
@@ -259,7 +262,7 @@ impl Agent {
                 rustix::fs::sync();
                 Ok(Some(Note::Done))
             }
-            Request::PowerOff { grace_ms } => self.power_off(grace_ms),
+            Request::PowerOff { grace_ms } => self.power_off(id, grace_ms),
         };
         let note = match answer {
             Ok(None) => return,
@@ -296,13 +299,13 @@ impl Agent {
         Ok(None)
     }
 
-    fn power_off(&mut self, grace_ms: u32) -> Answer {
+    fn power_off(&mut self, id: SessionId, grace_ms: u32) -> Answer {
         let disks = match &mut self.stage {
             Stage::PoweringOff(_) => return Err(internal("the sandbox is ending already")),
             Stage::Started(disks) => mem::take(disks),
             Stage::Parked | Stage::Broken => Vec::new(),
         };
-        let power = PowerOff::begin(Duration::from_millis(grace_ms.into()), disks)
+        let power = PowerOff::begin(id, Duration::from_millis(grace_ms.into()), disks)
             .ok_or_else(|| internal("this agent is not the machine's first process"))?;
         self.stage = Stage::PoweringOff(power);
         self.bury();

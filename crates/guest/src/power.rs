@@ -1,7 +1,8 @@
 //! The way down: everybody is asked to end, then made to; the disks are left clean; the machine stops.
 //!
 //! The machine is stopped by a restart: the host starts QEMU with `-no-reboot` and the kernel with `reboot=t`, so that the
-//! restart ends QEMU on every machine type, with no need for ACPI in the guest's kernel.
+//! restart ends QEMU on every machine type, with no need for ACPI in the guest's kernel. A kernel that panics restarts too:
+//! what tells the two apart is the answer, which is given when the disks are clean.
 //!
 //! Invariant: a signal to everybody and a restart come from PID 1 only. Anywhere else they would hit whoever runs this.
 
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matchlock_wire::Mux;
+use matchlock_wire::{Failure, FailureKind, Mux, Note, SessionId};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     mount::{fsconfig_reconfigure, fsconfig_set_flag},
@@ -19,7 +20,10 @@ use rustix::{
     time::Timespec,
 };
 
-use crate::{console::say, link::Link};
+use crate::{
+    link::Link,
+    os_error::{Doing, OsError},
+};
 
 /// How long killed processes may take to vanish before the disks are cleaned without them.
 const VANISH: Duration = Duration::from_secs(2);
@@ -29,6 +33,8 @@ const LAST_WORDS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A power-off under way.
 pub(crate) struct PowerOff {
+    /// Who asked for it; `None` if that host is gone.
+    pub(crate) asked_by: Option<SessionId>,
     disks: Vec<OwnedFd>,
     deadline: Instant,
     killed: bool,
@@ -38,8 +44,9 @@ pub(crate) struct PowerOff {
 
 impl PowerOff {
     /// Ask everybody to end. `None` if this process is not PID 1.
-    pub(crate) fn begin(grace: Duration, disks: Vec<OwnedFd>) -> Option<Self> {
+    pub(crate) fn begin(asked_by: SessionId, grace: Duration, disks: Vec<OwnedFd>) -> Option<Self> {
         signal_everybody(Signal::TERM).then(|| Self {
+            asked_by: Some(asked_by),
             disks,
             deadline: Instant::now() + grace,
             killed: false,
@@ -63,7 +70,12 @@ impl PowerOff {
             signal_everybody(Signal::KILL);
             return;
         }
-        clean(&self.disks);
+        let outcome = clean(&self.disks);
+        if let Some(id) = self.asked_by {
+            let failed = |error: OsError| Failure { kind: FailureKind::Internal, message: error.to_string() };
+            let _ = mux.note(id, &outcome.map_or_else(|error| Note::Failed(failed(error)), |()| Note::Done)); // short
+            mux.end(id);
+        }
         say_last_words(link, mux);
         end_vm();
     }
@@ -85,14 +97,14 @@ fn everybody(signal: Signal) {
     unsafe { libc::kill(-1, signal.as_raw()) };
 }
 
-/// Write everything, and make the disks read-only, which marks their file systems clean.
-fn clean(disks: &[OwnedFd]) {
+/// Write everything, and make all disks read-only, which marks their file systems clean. The first failure counts.
+fn clean(disks: &[OwnedFd]) -> Result<(), OsError> {
     rustix::fs::sync();
-    for disk in disks {
-        if let Err(errno) = fsconfig_set_flag(disk, "ro").and_then(|()| fsconfig_reconfigure(disk)) {
-            say(format_args!("a disk could not be made read-only: error {}", errno.raw_os_error()));
-        }
-    }
+    let readonly = |disk| {
+        let made = fsconfig_set_flag(disk, "ro").and_then(|()| fsconfig_reconfigure(disk));
+        made.doing(|| "leave a disk clean".to_owned())
+    };
+    disks.iter().map(readonly).fold(Ok(()), Result::and)
 }
 
 fn say_last_words(link: &Link, mux: &mut Mux) {

@@ -20,7 +20,8 @@ pub enum Request {
     Exec(Exec),
     /// Write everything to the disks. Answered by `Done`.
     Sync,
-    /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), unmount and power off. Answered by the link's end.
+    /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), clean the disks and power off. Answered by `Done` when
+    /// the disks are clean, or by `Failed`; then by the link's end.
     PowerOff {
         /// Milliseconds that processes get between the two signals.
         grace_ms: u32,
