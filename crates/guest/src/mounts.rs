@@ -28,7 +28,8 @@ pub(crate) enum Step {
     Link { path: &'static str, target: &'static str },
 }
 
-const STRICT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// For what holds neither programs nor devices.
+pub(crate) const STRICT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
 
 /// Everything to do at boot, in order.

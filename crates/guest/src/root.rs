@@ -59,10 +59,13 @@ pub(crate) fn enter(disks: &RootDisks) -> Result<OwnedFd, OsError> {
 pub(crate) fn mount_user_disk(disk: &DiskMount) -> Result<Option<OwnedFd>, OsError> {
     make_folders(&disk.mount).doing(|| format!("make {}", disk.mount))?;
     let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-    mount_disk(disk.device, &disk.mount, c"ext4", flags, c"")?;
+    let mounted = mount_disk(disk.device, &disk.mount, c"ext4", flags, c"");
     if disk.readonly {
-        return Ok(None);
+        // One that was not left clean has a journal to be written back first, which a disk that is read-only on the host
+        // does not allow. Then it is shown as it is on the disk.
+        return mounted.or_else(|_| mount_disk(disk.device, &disk.mount, c"ext4", flags, c"noload")).map(|()| None);
     }
+    mounted?;
     fspick(CWD, &disk.mount, FsPickFlags::FSPICK_CLOEXEC).map(Some).doing(|| format!("hold {}", disk.mount))
 }
 

@@ -23,6 +23,9 @@ pub(crate) fn start(start: &Start, spawner: &mut Spawner) -> Result<Vec<OwnedFd>
     }
     if let Some(quota) = start.cpu_quota {
         spawner.enter(cgroup::limited(quota).doing(|| "limit processor time".to_owned())?);
+        if !start.privileged {
+            cgroup::protect().doing(|| "protect the limit of processor time".to_owned())?;
+        }
     }
     if !start.privileged {
         confine::confine().doing(|| "confine commands".to_owned())?;

@@ -108,6 +108,10 @@ struct Story {
 impl Vm {
     /// Boot a machine with this image, a fresh writable disk, and `more` disks, and wait for its greeting.
     async fn boot(image: &Image, more: &[&Path]) -> Self {
+        Self::boot_with(image, more.iter().map(|path| Disk::durable(path.to_path_buf())).collect()).await
+    }
+
+    async fn boot_with(image: &Image, more: Vec<Disk>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for a machine");
         let qemu = Qemu::find(&cache().host()).expect("install the package qemu-system-x86");
         let kernel = kernel::resolve(None, &cache().kernels(), qemu.transport()).expect("a kernel");
@@ -121,7 +125,7 @@ impl Vm {
             kernel: kernel.image,
             initramfs: initramfs::assemble(&cache().initramfs(), matchlock_vmm::GUEST, &modules).expect("an initramfs"),
             cmdline: Vec::new(),
-            disks: disks.into_iter().chain(more.iter().map(|path| Disk::durable(path.to_path_buf()))).collect(),
+            disks: disks.into_iter().chain(more).collect(),
             console_log: None,
         };
         let policy = Policy::Only(Accelerator::Tcg);
@@ -201,11 +205,17 @@ impl Vm {
     /// Switch the machine off, and wait until it is.
     async fn power_off(mut self, grace: Duration) -> PoweredOff {
         let grace_ms = u32::try_from(grace.as_millis()).expect("a short time");
-        self.mux.open(&Request::PowerOff { grace_ms }).expect("a small request");
-        let mut notes = Vec::new();
+        let asked = self.mux.open(&Request::PowerOff { grace_ms }).expect("a small request");
+        let (mut notes, mut last) = (Vec::new(), None);
         while let Some(event) = self.next() {
-            notes.extend(if let Event::Note(_, note) = event { Some(note) } else { None });
+            notes.extend(if let Event::Note(_, note) = &event { Some(note.clone()) } else { None });
+            last = Some(event);
         }
+        assert_eq!(
+            (notes.last(), last),
+            (Some(&Note::Done), Some(Event::Ended(asked))),
+            "a clean end is said to be one"
+        );
         let exit = tokio::time::timeout(PATIENCE, self.running.exited()).await.expect("it ends").expect("it is ours");
         assert_eq!(exit.process, ProcessEnd::Code(0), "{exit:?}");
         PoweredOff { notes, writable: self.writable, _folder: self.folder }
@@ -376,6 +386,42 @@ async fn a_privileged_sandbox_keeps_everything_but_more_than_its_share_of_the_pr
     assert_eq!(vm.shell("mount -t tmpfs none /tmp && grep -c ' /tmp tmpfs' /proc/mounts"), "1\n");
     assert_eq!(vm.shell("cat /proc/self/cgroup /sys/fs/cgroup/sandbox/cpu.max"), "0::/sandbox\n80000 100000\n");
     assert_eq!(vm.shell("cat /proc/1/cgroup"), "0::/\n", "the agent itself is not slowed down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_the_processors_can_be_read_and_not_be_lifted() {
+    let mut vm = Vm::boot(&distribution(), &[]).await;
+    vm.start(|start| start.cpu_quota = Some(80_000));
+    assert_eq!(vm.shell("cat /proc/self/cgroup /sys/fs/cgroup/sandbox/cpu.max"), "0::/sandbox\n80000 100000\n");
+    for attempt in ["echo max > sandbox/cpu.max", "echo 0 > cgroup.procs", "mount -o remount,rw /sys/fs/cgroup"] {
+        assert_eq!(
+            vm.shell(&format!("cd /sys/fs/cgroup; {attempt} > /dev/null || echo refused; cat sandbox/cpu.max"))
+                .lines()
+                .skip_while(|line| *line != "refused")
+                .collect::<Vec<_>>(),
+            ["refused", "80000 100000"],
+            "{attempt}"
+        );
+    }
+    vm.power_off(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_readonly_disk_that_was_not_left_clean_can_be_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data.ext4");
+    fs::File::create(&data).and_then(|file| file.set_len(16 << 20)).expect("a disk");
+    // A journal, and the mark that it is to be written back.
+    for (program, words) in
+        [("mke2fs", &["-q", "-t", "ext4"][..]), ("debugfs", &["-w", "-R", "feature needs_recovery"])]
+    {
+        let made = Command::new(format!("/sbin/{program}")).args(words).arg(&data).output();
+        assert!(made.expect("install the package e2fsprogs").status.success(), "{program}");
+    }
+    let mut vm = Vm::boot_with(&distribution(), vec![Disk::readonly(data)]).await;
+    vm.start(|start| start.disks = vec![DiskMount { device: 2, mount: "/data".to_owned(), readonly: true }]);
+    assert_eq!(vm.shell("ls /data; grep -c ' /data ext4 ro,.*norecovery' /proc/mounts"), "lost+found\n1\n");
+    vm.power_off(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
