@@ -6,6 +6,7 @@
 
 use std::{ffi::CString, fs, os::fd::OwnedFd, path::PathBuf};
 
+use matchlock_wire::PORT_NAME;
 use rustix::{
     fs::{CWD, Mode, OFlags, mkdirat, open, unlink},
     io::Errno,
@@ -23,9 +24,6 @@ use crate::{
     root,
     uevent::Uevents,
 };
-
-/// The name that the host gives its end of the port.
-const PORT_NAME: &str = "matchlock.control";
 
 /// How long the kernel may be silent before the port is given up. The host, which knows how fast the machine is, gives up
 /// earlier; this is for the console's last line.

@@ -25,6 +25,9 @@ pub mod limits;
 mod message;
 mod mux;
 
+/// The name that the host gives the virtio-serial port of the link, by which the guest finds it.
+pub const PORT_NAME: &str = "matchlock.control";
+
 pub use frame::{Channel, Kind};
 pub use message::{
     DiskMount, Exec, ExitKind, Failure, FailureKind, Hello, HostEntry, Note, Request, RootDisks, Start, Stdio,

@@ -5,14 +5,13 @@
 
 use std::ffi::OsString;
 
+use matchlock_wire::PORT_NAME;
+
 use super::probe::Board;
 use crate::{
     accel::Accelerator,
     machine::{Disk, Flush, Machine},
 };
-
-/// The host's end of the control link is called so in the guest.
-pub(super) const CONTROL_PORT: &str = "matchlock.control";
 
 /// Descriptors that QEMU is started with, by what they are; the disks' follow.
 pub(super) const CONTROL_FD: i32 = 3;
@@ -57,7 +56,7 @@ pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
     // Two ports: the kernel's unused console, and ours. More would cost the guest a pair of queues each.
     args.device("virtio-serial", 0, "max_ports=2");
     args.option("-chardev", format!("socket,id=control,fd={CONTROL_FD}"));
-    args.option("-device", format!("virtserialport,nr=1,chardev=control,name={CONTROL_PORT}"));
+    args.option("-device", format!("virtserialport,nr=1,chardev=control,name={PORT_NAME}"));
     for (position, disk) in machine.disks.iter().enumerate() {
         args.disk(position, disk);
     }
