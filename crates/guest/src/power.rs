@@ -29,7 +29,7 @@ use crate::{
 const VANISH: Duration = Duration::from_secs(2);
 
 /// How long the host may take to read the last words.
-const LAST_WORDS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const HOST_READS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A power-off under way.
 pub(crate) struct PowerOff {
@@ -109,7 +109,7 @@ fn clean(disks: &[OwnedFd]) -> Result<(), OsError> {
 
 fn say_last_words(link: &Link, mux: &mut Mux) {
     while mux.output_len() > 0 && !link.is_alone() && link.flush(mux).is_ok() {
-        let waited = poll(&mut [PollFd::new(&link.port(), PollFlags::OUT)], Some(&LAST_WORDS));
+        let waited = poll(&mut [PollFd::new(&link.port(), PollFlags::OUT)], Some(&HOST_READS));
         if mux.output_len() > 0 && !matches!(waited, Ok(1..)) {
             return;
         }

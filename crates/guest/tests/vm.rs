@@ -143,7 +143,7 @@ impl Vm {
         let mut buffer = vec![0; 64 * 1024];
         while self.events.is_empty() {
             let read = self.socket.read(&mut buffer);
-            let count = read.unwrap_or_else(|error| panic!("{error}; the console says {}", self.running.console()));
+            let count = read.expect("the guest answers in time");
             if count == 0 {
                 return None;
             }

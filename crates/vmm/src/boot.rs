@@ -36,6 +36,9 @@ impl Default for Deadlines {
 /// So many times its deadline a guest may take by the clock: it may have stopped without using the processor.
 const MAX_STRETCH: u32 = 5;
 
+/// How long a machine whose link broke may take to be gone.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Attempts under emulation: an emulated kernel's calibration of its timers can fail on a busy host.
 const TCG_ATTEMPTS: usize = 3;
 
@@ -99,99 +102,101 @@ where
         Policy::Only(Accelerator::Tcg) => None,
         Policy::Only(Accelerator::Kvm) | Policy::Auto => Some(accel::kvm()),
     };
-    boot_with(vmm, machine, (policy, kvm), deadlines, ready).await
+    Boot { vmm, machine, deadlines, ready }.run(policy, kvm).await
 }
 
-/// [`boot`], with what is known about KVM if it is wanted.
-async fn boot_with<V, T, R, F>(
-    vmm: &V,
-    machine: &Machine,
-    (policy, kvm): (Policy, Option<Result<(), Fallback>>),
+/// A boot under way.
+struct Boot<'a, V, C> {
+    vmm: &'a V,
+    machine: &'a Machine,
     deadlines: Deadlines,
-    ready: impl Fn(UnixStream) -> F,
-) -> Result<Booted<T>, BootError<V::Error, R>>
+    ready: C,
+}
+
+impl<V, T, R, F, C> Boot<'_, V, C>
 where
     V: Vmm,
     R: std::error::Error + 'static,
     F: Future<Output = Result<T, R>>,
+    C: Fn(UnixStream) -> F,
 {
-    let mut fallback = None;
-    match kvm {
-        Some(Ok(())) => match attempt(vmm, machine, Accelerator::Kvm, deadlines.kvm, &ready).await? {
-            Attempt::Ready(running, ready) => {
-                return Ok(Booted { running, ready, accelerator: Accelerator::Kvm, fallback: None });
-            }
-            Attempt::Ended(exit) => fallback = Some(Fallback::Ended(exit.to_string())),
-            Attempt::Silent(_) => fallback = Some(Fallback::NotReady(deadlines.kvm)),
-        },
-        Some(Err(reason)) => fallback = Some(reason),
-        None => {}
-    }
-    if let (Policy::Only(Accelerator::Kvm), Some(reason)) = (policy, &fallback) {
-        return Err(BootError::NoKvm(reason.clone()));
-    }
-    let mut last_line = String::new();
-    for _ in 0..TCG_ATTEMPTS {
-        match attempt(vmm, machine, Accelerator::Tcg, deadlines.tcg, &ready).await? {
-            Attempt::Ready(running, ready) => {
-                return Ok(Booted { running, ready, accelerator: Accelerator::Tcg, fallback });
-            }
-            // Not a matter of luck: a missing file, a panic.
-            Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit))),
-            Attempt::Silent(exit) => {
-                tracing::warn!("the guest was not ready in time: {exit}");
-                last_line = exit.last_console_line().unwrap_or_else(|| "nothing on its console".to_owned());
+    /// Try what `policy` allows; `kvm` is what is known about KVM if it is wanted.
+    async fn run(
+        &self,
+        policy: Policy,
+        kvm: Option<Result<(), Fallback>>,
+    ) -> Result<Booted<T>, BootError<V::Error, R>> {
+        let deadlines = self.deadlines;
+        let mut fallback = None;
+        match kvm {
+            Some(Ok(())) => match self.attempt(Accelerator::Kvm, deadlines.kvm).await? {
+                Attempt::Ready(running, ready) => {
+                    return Ok(Booted { running, ready, accelerator: Accelerator::Kvm, fallback: None });
+                }
+                Attempt::Ended(exit) => fallback = Some(Fallback::Ended(exit.to_string())),
+                Attempt::Silent(_) => fallback = Some(Fallback::NotReady(deadlines.kvm)),
+            },
+            Some(Err(reason)) => fallback = Some(reason),
+            None => {}
+        }
+        if let (Policy::Only(Accelerator::Kvm), Some(reason)) = (policy, &fallback) {
+            return Err(BootError::NoKvm(reason.clone()));
+        }
+        let mut last_line = String::new();
+        for _ in 0..TCG_ATTEMPTS {
+            match self.attempt(Accelerator::Tcg, deadlines.tcg).await? {
+                Attempt::Ready(running, ready) => {
+                    return Ok(Booted { running, ready, accelerator: Accelerator::Tcg, fallback });
+                }
+                // Not a matter of luck: a missing file, a panic.
+                Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit))),
+                Attempt::Silent(exit) => {
+                    tracing::warn!("the guest was not ready in time: {exit}");
+                    last_line = exit.last_console_line().unwrap_or_else(|| "nothing on its console".to_owned());
+                }
             }
         }
+        Err(BootError::NotReady { deadline: deadlines.tcg, attempts: TCG_ATTEMPTS, last_line })
     }
-    Err(BootError::NotReady { deadline: deadlines.tcg, attempts: TCG_ATTEMPTS, last_line })
+
+    async fn attempt(
+        &self,
+        accelerator: Accelerator,
+        deadline: Duration,
+    ) -> Result<Attempt<T>, BootError<V::Error, R>> {
+        let (running, control) = self.vmm.start(self.machine, accelerator).await.map_err(BootError::Vmm)?;
+        let outcome = tokio::select! {
+            // First, because a link that breaks means mostly that the machine has ended, and that says more.
+            biased;
+            exit = running.exited() => Err(exit),
+            outcome = within(deadline, &running, (self.ready)(control)) => Ok(outcome),
+        };
+        let ended = |exit: std::io::Result<Exit>| {
+            exit.unwrap_or_else(|e| Exit {
+                process: crate::ProcessEnd::Signal(0),
+                errors: e.to_string(),
+                console: String::new(),
+            })
+        };
+        match outcome {
+            Ok(Some(Ok(value))) => Ok(Attempt::Ready(running, value)),
+            Ok(Some(Err(wrong))) => {
+                // The link can break a moment before the process is gone.
+                match tokio::time::timeout(LAST_WORDS, running.exited()).await {
+                    Ok(exit) => Ok(Attempt::Ended(ended(exit))),
+                    Err(_) => Err(BootError::Ready(wrong)),
+                }
+            }
+            Ok(None) => Ok(Attempt::Silent(ended(running.kill().await))),
+            Err(exit) => Ok(Attempt::Ended(ended(exit))),
+        }
+    }
 }
 
 enum Attempt<T> {
     Ready(Running, T),
     Ended(Exit),
     Silent(Exit),
-}
-
-async fn attempt<V, T, R, F>(
-    vmm: &V,
-    machine: &Machine,
-    accelerator: Accelerator,
-    deadline: Duration,
-    ready: impl Fn(UnixStream) -> F,
-) -> Result<Attempt<T>, BootError<V::Error, R>>
-where
-    V: Vmm,
-    R: std::error::Error + 'static,
-    F: Future<Output = Result<T, R>>,
-{
-    let mut running = vmm.start(machine, accelerator).await.map_err(BootError::Vmm)?;
-    let Some(control) = running.take_control() else { unreachable!("a fresh machine has its link") };
-    let outcome = tokio::select! {
-        // First, because a link that breaks means mostly that the machine has ended, and that says more.
-        biased;
-        exit = running.exited() => Err(exit),
-        outcome = within(deadline, &running, ready(control)) => Ok(outcome),
-    };
-    let ended = |exit: std::io::Result<Exit>| {
-        exit.unwrap_or_else(|e| Exit {
-            process: crate::ProcessEnd::Signal(0),
-            errors: e.to_string(),
-            console: String::new(),
-        })
-    };
-    match outcome {
-        Ok(Some(Ok(value))) => Ok(Attempt::Ready(running, value)),
-        Ok(Some(Err(wrong))) => {
-            // The link can break a moment before the process is gone.
-            match tokio::time::timeout(LAST_WORDS, running.exited()).await {
-                Ok(exit) => Ok(Attempt::Ended(ended(exit))),
-                Err(_) => Err(BootError::Ready(wrong)),
-            }
-        }
-        Ok(None) => Ok(Attempt::Silent(ended(running.kill().await))),
-        Err(exit) => Ok(Attempt::Ended(ended(exit))),
-    }
 }
 
 /// What `work` results in, or `None` if the machine has run for `deadline` before that.
@@ -207,9 +212,6 @@ async fn within<T>(deadline: Duration, running: &Running, work: impl Future<Outp
     }
     None
 }
-
-/// How long a machine whose link broke may take to be gone.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -232,7 +234,7 @@ mod tests {
     impl Vmm for Scripts {
         type Error = io::Error;
 
-        async fn start(&self, _: &Machine, accelerator: Accelerator) -> io::Result<Running> {
+        async fn start(&self, _: &Machine, accelerator: Accelerator) -> io::Result<(Running, UnixStream)> {
             let script = if accelerator == Accelerator::Kvm { self.kvm } else { self.tcg };
             let (control, guest) = UnixStream::pair()?;
             let (errors, guest_errors) = io::pipe()?;
@@ -240,7 +242,7 @@ mod tests {
             command.args(["-c", script]).stdin(Stdio::null()).stdout(OwnedFd::from(guest)).stderr(guest_errors);
             let process = Process::start(command).await?;
             let console = Tail::of("console", File::open("/dev/null")?, None)?;
-            Ok(Running::new(control, process, console, Tail::of("errors", errors, None)?))
+            Ok((Running::new(process, console, Tail::of("errors", errors, None)?), control))
         }
     }
 
@@ -264,7 +266,8 @@ mod tests {
             let read = move || (&control).read_exact(&mut [0; 6]);
             tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
         };
-        match boot_with(&scripts, &machine, (policy, kvm), deadlines, ready).await {
+        let boot = Boot { vmm: &scripts, machine: &machine, deadlines, ready };
+        match boot.run(policy, kvm).await {
             Ok(booted) => format!("{:?}, {:?}", booted.accelerator, booted.fallback.map(|f| f.to_string())),
             Err(e) => std::iter::successors(Some(&e as &dyn std::error::Error), |e| e.source())
                 .map(ToString::to_string)

@@ -12,6 +12,8 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use crate::process::Killed;
+
 /// Bound on what is kept of a program's output.
 const MAX_OUTPUT: u64 = 1024 * 1024;
 
@@ -24,17 +26,17 @@ pub(crate) fn run(command: &mut Command, deadline: Duration) -> io::Result<Strin
     let (mut output, mut errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
     // Its messages are looked at, so they must be in one language.
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(errors.try_clone()?);
-    let mut child = command.spawn().map_err(|e| match e.kind() {
+    let spawned = command.spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => io::Error::new(e.kind(), format!("{program} is not installed")),
         _ => io::Error::new(e.kind(), format!("{program}: {e}")),
-    })?;
-    if !ends_within(child.id(), deadline)? {
-        child.kill()?;
-        child.wait()?;
+    });
+    // Whatever fails from here on, the program does not go on without anybody who knows of it.
+    let mut child = Killed(spawned?);
+    if !ends_within(child.0.id(), deadline)? {
         let message = format!("{program} took longer than {} seconds", deadline.as_secs());
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     }
-    let status = child.wait()?;
+    let status = child.0.wait()?;
     if status.success() {
         return text_of(&mut output);
     }

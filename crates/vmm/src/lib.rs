@@ -24,11 +24,11 @@ mod tail;
 mod tsc;
 pub mod upper;
 
-use std::future::Future;
+use std::{future::Future, os::unix::net::UnixStream};
 
 pub use self::{
     accel::{Accelerator, Fallback, Policy, kvm},
-    boot::{BootError, Booted, Deadlines, boot},
+    boot::{BootError, Booted, Deadlines, LAST_WORDS, boot},
     machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
     running::{Exit, Running},
@@ -42,10 +42,11 @@ pub trait Vmm: Sync {
     /// Why it cannot start one.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Start a machine. Its guest need not be ready when this returns: that is for [`boot`] to find out.
+    /// Start a machine. Returns it with the host's end of its control link, non-blocking. Its guest need not be ready then:
+    /// that is for [`boot`] to find out.
     fn start(
         &self,
         machine: &Machine,
         accelerator: Accelerator,
-    ) -> impl Future<Output = Result<Running, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<(Running, UnixStream), Self::Error>> + Send;
 }

@@ -62,20 +62,15 @@ impl Process {
     /// Start `command`: in a process group of its own, so that a terminal's Ctrl-C does not reach it; without the means
     /// to gain privileges or to leave a memory image; to be killed by the kernel when this process ends.
     pub(crate) async fn start(command: Command) -> io::Result<Self> {
-        let mut child = on_long_lived_thread(move || spawn(command)).await??;
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        // Dropped unanswered, when nobody waits any more, it takes the process with it.
+        let child = on_long_lived_thread(move || spawn(command).map(Killed)).await??;
+        let pid = i32::try_from(child.0.id()).map_err(io::Error::other)?;
         let raw = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
         // Not reaped yet, so the pid is certainly the child's.
-        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(e) => {
-                child.kill()?;
-                child.wait()?;
-                return Err(e.into());
-            }
-        };
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
         // SAFETY: an `OwnedFd` names one open descriptor all its life, and here it lives as long as its registration.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+        child.release();
         Ok(Self { pid, pidfd, end: Mutex::new(None) })
     }
 
@@ -99,22 +94,13 @@ impl Process {
         self.reap()
     }
 
-    /// Ask it to end, and kill it if it has not after `patience`.
-    pub(crate) async fn quit(&self, patience: Duration) -> io::Result<ProcessEnd> {
-        self.signal(Signal::TERM)?;
-        match tokio::time::timeout(patience, self.ended()).await {
-            Ok(end) => end,
-            Err(_) => self.kill().await,
-        }
-    }
-
     pub(crate) async fn kill(&self) -> io::Result<ProcessEnd> {
-        self.signal(Signal::KILL)?;
+        self.send_kill()?;
         self.ended().await
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(self.fd(), signal) {
+    fn send_kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.fd(), Signal::KILL) {
             // It has ended, which is as good.
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(e) => Err(e.into()),
@@ -149,8 +135,27 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // A process that has ended and was reaped refuses both, which is fine.
-        let _ = self.signal(Signal::KILL);
+        let _ = self.send_kill();
         let _ = self.reap();
+    }
+}
+
+/// A child that is killed and collected when this is dropped.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Killed {
+    /// Somebody else looks after it now.
+    fn release(self) {
+        // A `Child` that is forgotten keeps only descriptors of piped streams, and these commands have none.
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // One that has ended and was collected refuses both, which is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -196,6 +201,9 @@ mod tests {
 
     use super::*;
 
+    /// For the starting thread to see that it is not waited for, and for the kernel to end a process.
+    const DEATH_DEADLINE: Duration = Duration::from_secs(20);
+
     fn sh(script: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::null());
@@ -211,15 +219,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_does_not_listen_is_killed() {
-        let (mut listens, stdout) = io::pipe().unwrap();
-        let mut deaf = sh("trap '' TERM; echo deaf; while :; do sleep 1; done");
-        deaf.stdout(stdout);
-        let process = Process::start(deaf).await.unwrap();
-        io::Read::read_exact(&mut listens, &mut [0; 5]).unwrap();
-        assert_eq!(process.quit(Duration::from_millis(100)).await.unwrap(), ProcessEnd::Signal(9));
-        let polite = Process::start(sh("while :; do :; done")).await.unwrap();
-        assert_eq!(polite.quit(Duration::from_secs(20)).await.unwrap(), ProcessEnd::Signal(15));
+    async fn one_that_nobody_waits_for_any_more_is_killed() {
+        let (mut alive, held) = io::pipe().unwrap();
+        // Keeps the starting thread busy, so that the other start is given up before its process is there.
+        let (go, wait) = mpsc::channel::<()>();
+        let busy = on_long_lived_thread(move || wait.recv());
+        let mut given_up = sh("exec sleep 1000");
+        given_up.stdout(held);
+        let start = Process::start(given_up);
+        let outcome = tokio::time::timeout(Duration::from_millis(10), async { tokio::join!(busy, start) }).await;
+        assert!(outcome.is_err(), "the thread was to be busy");
+        drop(go);
+        let ended = tokio::task::spawn_blocking(move || io::Read::read(&mut alive, &mut [0]));
+        // The pipe ends when the last holder of its other side does.
+        assert_eq!(tokio::time::timeout(DEATH_DEADLINE, ended).await.unwrap().unwrap().unwrap(), 0);
     }
 
     #[tokio::test]

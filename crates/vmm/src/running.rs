@@ -1,6 +1,6 @@
 //! A machine that runs.
 
-use std::{fmt, io, os::unix::net::UnixStream, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use crate::{
     process::{Process, ProcessEnd},
@@ -9,7 +9,6 @@ use crate::{
 
 /// A machine that runs. Dropping it ends the machine at once.
 pub struct Running {
-    control: Option<UnixStream>,
     process: Process,
     console: Tail,
     errors: Tail,
@@ -27,13 +26,8 @@ pub struct Exit {
 }
 
 impl Running {
-    pub(crate) const fn new(control: UnixStream, process: Process, console: Tail, errors: Tail) -> Self {
-        Self { control: Some(control), process, console, errors }
-    }
-
-    /// The host's end of the control link, non-blocking; once.
-    pub fn take_control(&mut self) -> Option<UnixStream> {
-        self.control.take()
+    pub(crate) const fn new(process: Process, console: Tail, errors: Tail) -> Self {
+        Self { process, console, errors }
     }
 
     /// The VMM's process.
@@ -50,26 +44,12 @@ impl Running {
         self.process.processor_time()
     }
 
-    /// The end of what the guest has written to its console.
-    #[must_use]
-    pub fn console(&self) -> String {
-        self.console.text()
-    }
-
     /// Wait until the machine has ended, for whatever reason. Several may wait.
     ///
     /// # Errors
     /// The process cannot be watched, which the system never refuses in practice.
     pub async fn exited(&self) -> io::Result<Exit> {
         self.process.ended().await.map(|end| self.exit(end))
-    }
-
-    /// End the VMM in an orderly way, and by force if it has not ended after `patience`. The guest is not asked.
-    ///
-    /// # Errors
-    /// As for [`Running::exited`].
-    pub async fn quit(&self, patience: Duration) -> io::Result<Exit> {
-        self.process.quit(patience).await.map(|end| self.exit(end))
     }
 
     /// End the machine by force.

@@ -37,7 +37,7 @@ async fn supervisor() {
     // On a thread that ends at once: the machine must not end with it.
     let runtime = tokio::runtime::Handle::current();
     let start = move || runtime.block_on(qemu.start(&machine, Accelerator::Tcg)).unwrap();
-    let running = tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap()).await.unwrap();
+    let (running, _control) = tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap()).await.unwrap();
     let early_end = tokio::time::timeout(std::time::Duration::from_millis(500), running.exited()).await;
     assert!(early_end.is_err(), "{early_end:?}");
     println!("{MARK}{}", running.pid());

@@ -92,7 +92,7 @@ impl Qemu {
 impl Vmm for Qemu {
     type Error = QemuError;
 
-    async fn start(&self, machine: &Machine, accelerator: Accelerator) -> Result<Running, QemuError> {
+    async fn start(&self, machine: &Machine, accelerator: Accelerator) -> Result<(Running, UnixStream), QemuError> {
         if machine.disks.len() > MAX_DISKS {
             return Err(QemuError::TooManyDisks(machine.disks.len()));
         }
@@ -121,7 +121,7 @@ impl Vmm for Qemu {
         tracing::debug!(pid, ?accelerator, "qemu started");
         let console = Tail::of("vm-console", console, machine.console_log.clone()).map_err(failed)?;
         let errors = Tail::of("vm-errors", errors, None).map_err(failed)?;
-        Ok(Running::new(control, process, console, errors))
+        Ok((Running::new(process, console, errors), control))
     }
 }
 
