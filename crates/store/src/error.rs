@@ -12,7 +12,7 @@ use crate::{ProcessError, UndoError};
 #[non_exhaustive]
 pub enum StoreError {
     /// The file is not what SQLite, or this crate, wrote into it. Nothing of it is shown; see [`crate::move_aside`].
-    #[error("database {path} is damaged ({detail}); move it aside, with its -wal and -shm files if there are any, and a new one is made", path = path.display())]
+    #[error("database {path} is damaged ({detail}); `matchlock gc --move-aside` puts it out of the way and begins a new one", path = path.display())]
     Damaged {
         /// The database.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! `matchlock gc`.
 
 use matchlock_model::{ExitStatus, one_line};
-use matchlock_sandbox::store::{Reconciled, Released, Report};
+use matchlock_sandbox::store::{self, ImageStore, Reconciled, Released, Report, StoreError};
 
 use super::get;
 use crate::{env::Environment, error::CliError, output};
@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// End and clean running sandboxes, too
     #[arg(long)]
     force_running: bool,
+    /// Put a database that is damaged out of the way first; a new one is begun
+    #[arg(long)]
+    move_aside: bool,
     /// Only this sandbox
     id: Option<String>,
 }
@@ -20,6 +23,9 @@ pub(crate) struct Args {
 pub(crate) const UNKNOWN: &str = "cannot tell whether VM is running";
 
 pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    if args.move_aside {
+        move_aside(environment)?;
+    }
     let mut store = environment.host()?.sandboxes()?;
     let reports = match &args.id {
         Some(id) => vec![store.reconcile(&get::parse(id)?, args.force_running).map_err(CliError::during("gc"))?],
@@ -35,6 +41,23 @@ pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, C
         output::line(&format!("Reconciled {} VMs", reports.len()))?;
     }
     Ok(if complete && !refused { ExitStatus::SUCCESS } else { ExitStatus::Failure })
+}
+
+/// Put the databases that are damaged out of the way. What they spoke of is then found by its folder.
+fn move_aside(environment: &Environment) -> Result<(), CliError> {
+    let host = environment.host()?;
+    let sandboxes = host.sandboxes().and_then(|mut store| store.list().map(drop));
+    let images = ImageStore::open(&host.cache).and_then(|store| store.list().map(drop));
+    for looked_at in [sandboxes, images] {
+        match looked_at {
+            Err(StoreError::Damaged { path, .. }) => {
+                let aside = store::move_aside(&path)?;
+                output::line(&format!("{} is damaged: moved to {}", path.display(), aside.display()))?;
+            }
+            looked_at => looked_at?,
+        }
+    }
+    Ok(())
 }
 
 /// Print what came of one sandbox; `false` if something has to be tried again.

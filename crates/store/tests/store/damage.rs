@@ -61,7 +61,7 @@ fn what_is_no_database_is_said_plainly_and_left_alone_until_moved_aside() {
     let error = SandboxStore::open(&layout).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }));
     let shown = error.to_string();
-    assert!(shown.contains(layout.database().to_str().unwrap()) && shown.contains("move it aside"), "{shown}");
+    assert!(shown.contains(layout.database().to_str().unwrap()) && shown.contains("gc --move-aside"), "{shown}");
     assert_eq!(fs::read_to_string(layout.database()).unwrap(), garbage);
 
     let aside = move_aside(&layout.database()).unwrap();
