@@ -1,8 +1,8 @@
 //! Mistakes at the command line: each is one clear line on standard error and the right exit code, without a sandbox.
 
-use std::{ffi::OsStr, fmt::Write};
+use std::{ffi::OsStr, fmt::Write, fs, os::unix::ffi::OsStrExt};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use matchlock_testkit::Home;
 use matchlock_tests::{BUSYBOX, busybox};
 
@@ -10,10 +10,14 @@ use matchlock_tests::{BUSYBOX, busybox};
 fn mistakes<Word: AsRef<OsStr>>(home: &Home, lines: &[impl AsRef<[Word]>]) -> Result<String> {
     let mut told = String::new();
     let processors = format!("({})", std::thread::available_parallelism()?);
+    let total = fs::read_to_string("/proc/meminfo")?;
+    let total = total.split_ascii_whitespace().nth(1).context("MemTotal")?.parse::<u64>()?;
+    let memory = format!("({} MiB)", total / 1024);
     for line in lines {
         let output = home.matchlock(line.as_ref()).run()?;
         assert_eq!((output.stdout().as_str(), output.stderr().lines().count()), ("", 1), "{output}");
         let said = output.stderr().replace(&home.path().display().to_string(), "~").replace(&processors, "(all)");
+        let said = said.replace(&memory, "(all MiB)");
         write!(told, "{} {}", output.code(), said)?;
     }
     // Not even a failed start is recorded.
@@ -95,7 +99,7 @@ fn wrong_words() -> Result<()> {
 #[test]
 fn wrong_values_of_run() -> Result<()> {
     let home = Home::new()?;
-    std::fs::write(home.path().join("variables"), "A=1\n\n# fine so far\nUNSET\n")?;
+    fs::write(home.path().join("variables"), "A=1\n\n# fine so far\nUNSET\n")?;
     let variables = home.path().join("variables").display().to_string();
     let values: &[(&str, &[&str])] = &[
         ("--image", &["UPPER", "a b", "x@sha256:12", ""]),
@@ -106,7 +110,7 @@ fn wrong_values_of_run() -> Result<()> {
         ("--hostname", &["a b", "-a"]),
         ("--disk", &["x", "/none:/data", "@none:/data", "@../x:/data"]),
         ("--cpus", &["0", "-1", "NaN", "inf", "1000", "two"]),
-        ("--memory", &["1", "-1", "lots"]),
+        ("--memory", &["1", "4000000000", "5000000000", "-1", "lots"]),
         ("--disk-size", &["0", "-5"]),
         ("--timeout", &["soon", "-1"]),
         ("--graceful-shutdown", &["5", "2h"]),
@@ -143,17 +147,35 @@ fn wrong_values_of_run() -> Result<()> {
     1 --cpus must be a finite number > 0
     1 --cpus must be a finite number > 0
     1 --cpus must be <= host cpus (all)
-    1 invalid argument "two" for "--cpus": invalid float literal (see --help)
+    1 invalid argument "two" for "--cpus": use a number of processors, such as 2 or 0.5 (see --help)
     1 --memory must be at least 96 MiB, got 1
-    1 invalid argument "-1" for "--memory": -1 is not in 0..=4294967295 (see --help)
-    1 invalid argument "lots" for "--memory": invalid digit found in string (see --help)
+    1 --memory must be <= host memory (all MiB)
+    1 invalid argument "5000000000" for "--memory": this is too large (see --help)
+    1 invalid argument "-1" for "--memory": use a whole number of MiB, such as 600 (see --help)
+    1 invalid argument "lots" for "--memory": use a whole number of MiB, such as 600 (see --help)
     1 --disk-size must be at least 16 MiB, got 0
-    1 invalid argument "-5" for "--disk-size": -5 is not in 0..=4294967295 (see --help)
-    1 invalid argument "soon" for "--timeout": invalid digit found in string (see --help)
-    1 invalid argument "-1" for "--timeout": invalid digit found in string (see --help)
+    1 invalid argument "-5" for "--disk-size": use a whole number of MiB, such as 600 (see --help)
+    1 invalid argument "soon" for "--timeout": use a whole number of seconds, such as 600 (see --help)
+    1 invalid argument "-1" for "--timeout": use a whole number of seconds, such as 600 (see --help)
     1 invalid argument "5" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
     1 invalid argument "2h" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
     1 --no-network=false: sandboxes have no network yet
+    "#);
+    Ok(())
+}
+
+#[test]
+fn words_that_are_not_text() -> Result<()> {
+    let odd = OsStr::from_bytes(b"caf\xe9");
+    let disk = OsStr::from_bytes(b"/none/caf\xe9:/data");
+    let run = |flag, value| {
+        ["run", "--image=x", flag].map(OsStr::new).into_iter().chain([value, OsStr::new("true")]).collect::<Vec<_>>()
+    };
+    let told = mistakes(&Home::new()?, &[run("--user", odd), run("--env-file", odd), run("--disk", disk)])?;
+    insta::assert_snapshot!(told, @r#"
+    1 arguments have to be UTF-8, other than paths and a command's own (see --help)
+    1 read env file: caf�: No such file or directory (os error 2)
+    1 invalid disk mount "/none/caf\xE9:/data": host path does not exist: /none/caf�
     "#);
     Ok(())
 }

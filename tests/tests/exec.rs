@@ -1,7 +1,9 @@
 //! `matchlock exec`: more programs in a sandbox that runs, connected to the caller as if they ran beside it.
 
 use std::{
+    ffi::OsStr,
     fs::File,
+    os::unix::ffi::OsStrExt,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -55,6 +57,11 @@ fn every_byte_passes_in_both_directions_and_streams_stay_apart() -> Result<()> {
     let script = "echo $# ${#1}; printf '[%s]' \"$2\" \"$3\" \"$4\"";
     let printed = sandbox.exec(&[&["sh", "-c", script, "sh"], &words[..]].concat()).run()?.success()?;
     assert_eq!(printed.stdout(), "4 100000\n[][two\nlines]['\"$HOME]");
+
+    // Arguments are bytes.
+    let mut words: Vec<&OsStr> = ["exec", sandbox.id(), "--", "printf", "%s|"].map(OsStr::new).to_vec();
+    words.extend([OsStr::from_bytes(b"\xff"), OsStr::from_bytes(b"caf\xe9")]);
+    assert_eq!(home.matchlock(words).run()?.success()?.stdout, b"\xff|caf\xe9|");
 
     let variables = ["-e", "A=1 2", "-e", "A=3", "-w", "/tmp", "--", "sh", "-c", "echo $A; pwd"];
     assert_eq!(sandbox.exec(&variables).run()?.success()?.stdout(), "3\n/tmp\n");

@@ -245,6 +245,30 @@ fn a_signal_ends_the_sandbox_in_order() -> Result<()> {
 }
 
 #[test]
+fn who_does_not_want_to_wait_for_an_end_in_order_says_so_again() -> Result<()> {
+    let home = busybox()?;
+    // It takes far longer than this test may: what it is told to do, it does not.
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 1; done";
+    let flags = ["--log-level", "info", "run", "--graceful-shutdown", "1h", "--image", BUSYBOX, "--", "sh", "-c"];
+    let mut running = home.matchlock([&flags[..], &[deaf]].concat()).spawn()?;
+    running.expect_stdout("ready\n")?;
+    running.signal(Signal::TERM)?;
+    running.expect_stderr("ending the sandbox in order")?;
+    running.signal(Signal::INT)?;
+    assert!(complaints(&running.wait()?.exits_with(143)?).contains("it was interrupted"));
+
+    // The command is over; a child of its keeps the sandbox.
+    let leaves = "trap '' TERM; sleep 1000 & echo over";
+    let mut running = home.matchlock([&flags[..], &[leaves]].concat()).spawn()?;
+    running.expect_stdout("over\n")?;
+    running.expect_stderr("ending the sandbox in order")?;
+    running.signal(Signal::INT)?;
+    assert!(complaints(&running.wait()?.exits_with(130)?).contains("it was interrupted"));
+    assert_eq!(home.matchlock(["list"]).run()?.success()?.stdout(), NO_SANDBOX);
+    Ok(())
+}
+
+#[test]
 fn a_kept_sandbox_says_how_to_reach_it_and_outlives_its_command() -> Result<()> {
     let home = busybox()?;
     let run = ["run", "--rm=false", "--image", BUSYBOX, "--", "sh", "-c", "echo done > /tmp/mark; echo done; exit 5"];

@@ -60,6 +60,15 @@ fn a_shell_is_at_home_in_the_callers_terminal() -> Result<()> {
 }
 
 #[test]
+fn the_users_own_word_on_the_terminal_wins() -> Result<()> {
+    let home = debian()?;
+    let run = ["run", "-it", "-e", "TERM=vt100", "--image", DEBIAN, "--", "sh", "-c", "echo \"<$TERM>\""];
+    let mut terminal = at_terminal(&home.matchlock(run))?;
+    terminal.expect("<vt100>\r\n")?;
+    ends(terminal, 0)
+}
+
+#[test]
 fn a_running_sandbox_can_be_entered_at_a_terminal_and_left_by_closing_it() -> Result<()> {
     let home = debian()?;
     let sandbox = Sandbox::idle(&home, DEBIAN, &[])?;

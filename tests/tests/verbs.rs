@@ -1,10 +1,11 @@
 //! Every verb on sandboxes that run, have ended, or never came up.
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use matchlock_testkit::{Home, Running, tool};
 use matchlock_tests::{BUSYBOX, Process, Sandbox, busybox, logged, machine_of, query, until};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// What a command says on standard output, if it succeeds.
@@ -182,6 +183,33 @@ fn what_does_not_come_up_in_the_background_says_why() -> Result<()> {
 }
 
 #[test]
+fn what_nobody_could_be_told_of_does_not_run() -> Result<()> {
+    let home = busybox()?;
+    let mut start = home.matchlock(["run", "-d", "--image", BUSYBOX, "--", "sleep", "1000"]).command()?;
+    let full = fs::File::options().write(true).open("/dev/full")?;
+    let ended = start.stdin(Stdio::null()).stdout(full).output()?;
+    let told = String::from_utf8(ended.stderr)?;
+    let last = told.lines().last().unwrap_or_default();
+    ensure!(ended.status.code() == Some(1), "{told}");
+    ensure!(last == "write to standard output: No space left on device (os error 28)", "{told}");
+    ensure!(says(&home, &["list"])?.lines().count() == 1);
+    home.assert_nothing_left()
+}
+
+#[test]
+fn following_a_log_can_be_stopped() -> Result<()> {
+    let home = busybox()?;
+    let sandbox = Sandbox::start(&home, &["--image", BUSYBOX, "--", "sh", "-c", "echo logged; sleep 1000"])?;
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut log = follow(&home, sandbox.id())?;
+        log.expect_stdout("logged\n")?;
+        log.signal(signal)?;
+        ensure!(log.wait()?.exits_with(code)?.stderr().is_empty());
+    }
+    Ok(())
+}
+
+#[test]
 fn verbs_that_need_no_sandbox() -> Result<()> {
     let home = Home::empty()?;
     let version = says(&home, &["version"])?;
@@ -243,7 +271,9 @@ fn a_damaged_database_is_said_plainly_and_not_used() -> Result<()> {
         let line = complains(&home, 1, &["run", "--image", BUSYBOX, "--", "true"])?;
         ensure!(line.contains("is damaged"), "{line}");
         // The way out that the line names.
-        fs::rename(&database, database.with_extension("db.damaged"))?;
+        let moved = says(&home, &["gc", "--move-aside"])?;
+        let line = format!("{0} is damaged: moved to {0}.damaged-", database.display());
+        ensure!(moved.starts_with(&line), "{moved}");
         ensure!(says(&home, &["list"])?.lines().count() == 1);
     }
     home.assert_nothing_left()

@@ -65,7 +65,7 @@ impl Environment {
     }
 
     /// The value of a variable that the user named (`-e NAME`).
-    pub(crate) fn named(name: &str) -> Option<String> {
-        std::env::var(name).ok()
+    pub(crate) fn named(name: &str) -> Option<OsString> {
+        std::env::var_os(name)
     }
 }

@@ -24,6 +24,16 @@ impl Signals {
         })
     }
 
+    /// The number of the next one from somebody at the keyboard who does not want to wait for an end in order. The
+    /// others only ask for the end that is under way already.
+    pub(crate) async fn impatience(&mut self) -> u8 {
+        loop {
+            if let number @ (2 | 3) = self.next().await {
+                return number;
+            }
+        }
+    }
+
     /// The number of the next one.
     pub(crate) async fn next(&mut self) -> u8 {
         let [a, b, c, d] = &mut self.taken;

@@ -51,6 +51,7 @@ fn line(error: &clap::Error) -> String {
             let choices = if choices.is_empty() { choices } else { format!(": use one of {choices}") };
             format!("invalid argument {value:?} for {flag:?}{why}{choices}")
         }
+        ErrorKind::InvalidUtf8 => "arguments have to be UTF-8, other than paths and a command's own".to_owned(),
         _ => {
             let rendered = error.render().to_string();
             rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()

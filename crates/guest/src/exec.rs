@@ -34,13 +34,15 @@ pub(crate) fn start(request: &Exec, spawner: &mut Spawner) -> Result<(Pid, Agent
     find_folder(cwd, request.create_cwd)?;
     let env = environment(&request.env, account.home.as_deref());
     let name = request.argv.first().ok_or_else(|| internal("no program was given".to_owned()))?;
+    let not_text = || not_found(format!("exec \"{}\": a program's name has to be UTF-8", name.escape_ascii()));
+    let name = str::from_utf8(name).map_err(|_| not_text())?;
     let search = env.iter().find(|(name, _)| *name == PATH.0).map_or("", |(_, value)| value);
     let path = lookup::find(name, cwd, search).map_err(|error| not_startable(&error))?;
     let streams = open_streams(request.stdio, account.uid)
         .map_err(|errno| internal(format!("open the program's streams: {}", reason(errno))))?;
     let program = Program {
         path: c_string(path)?,
-        argv: request.argv.iter().map(|word| c_string(word.as_str())).collect::<Result<_, _>>()?,
+        argv: request.argv.iter().map(|word| c_string(word.as_slice())).collect::<Result<_, _>>()?,
         env: env.iter().map(|(name, value)| c_string(format!("{name}={value}"))).collect::<Result<_, _>>()?,
         cwd: c_string(cwd)?,
         uid: Uid::from_raw(account.uid),

@@ -193,7 +193,7 @@ impl Vm {
     }
 
     fn exec(&mut self, argv: &[&str]) -> Story {
-        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        let argv = argv.iter().map(|word| word.as_bytes().to_vec()).collect();
         self.ask(&Request::Exec(Exec { argv, ..Exec::default() }))
     }
 
@@ -326,7 +326,7 @@ fn commands_are_confined(vm: &mut Vm) {
 
 fn a_user_gets_a_terminal(vm: &mut Vm) {
     let exec = Exec {
-        argv: ["sh", "-c", "id; tty; stty size; pwd; echo again > /dev/tty; echo $HOME"].map(str::to_owned).to_vec(),
+        argv: ["sh", "-c", "id; tty; stty size; pwd; echo again > /dev/tty; echo $HOME"].map(Vec::from).to_vec(),
         user: "app".to_owned(),
         cwd: "/srv/app".to_owned(),
         create_cwd: true,
@@ -341,7 +341,7 @@ fn a_user_gets_a_terminal(vm: &mut Vm) {
 
 /// How many of `count` bytes come back from `cat`.
 fn echoed(vm: &mut Vm, count: usize) -> usize {
-    let exec = Exec { argv: vec!["cat".to_owned()], stdio: Stdio::Pipes, ..Exec::default() };
+    let exec = Exec { argv: vec![b"cat".to_vec()], stdio: Stdio::Pipes, ..Exec::default() };
     let id = vm.mux.open(&Request::Exec(exec)).expect("a small request");
     let (chunk, mut left, mut back) = (vec![b'x'; 64 * 1024], count, 0);
     loop {
@@ -370,7 +370,7 @@ async fn an_image_of_one_file_runs() {
     let expected = "/:\ndev\netc\nls\nproc\nrun\nsys\ntmp\n\n/etc:\nhostname\nhosts\nresolv.conf\n\n/tmp:\n";
     assert_eq!(story.output, expected, "{story:?}");
     assert!(vm.exec(&["/ls", "-ld", "/tmp"]).output.starts_with("drwxrwxrwt"));
-    let user = Exec { argv: vec!["/ls".to_owned()], user: "app".to_owned(), ..Exec::default() };
+    let user = Exec { argv: vec![b"/ls".to_vec()], user: "app".to_owned(), ..Exec::default() };
     let story = vm.ask(&Request::Exec(user));
     assert!(matches!(&story.notes[..], [Note::Failed(failure)] if failure.message.contains("app")), "{story:?}");
 }
@@ -434,7 +434,7 @@ async fn powering_off_gives_time_to_those_who_take_it_and_leaves_clean_disks() {
     // One that tidies up, one that will not hear, and one that is being watched.
     vm.shell("(trap 'echo tidy > /new/data/tidy; exit' TERM; while :; do sleep 0.1; done) > /dev/null 2>&1 &");
     vm.shell("(trap '' TERM; while :; do sleep 0.1; done) > /dev/null 2>&1 &");
-    let argv = ["sh", "-c", "while :; do sleep 0.1; done"].map(str::to_owned).to_vec();
+    let argv = ["sh", "-c", "while :; do sleep 0.1; done"].map(Vec::from).to_vec();
     vm.mux.open(&Request::Exec(Exec { argv, ..Exec::default() })).expect("a small request");
     vm.shell("seq 1 10000 > /tmp/numbers");
 

@@ -53,11 +53,11 @@ pub(crate) fn content_digest(diff_ids: &[Digest]) -> Digest {
     Digest::from_bytes(sha256.finalize().into())
 }
 
-/// The size of an image file, if it is one: present, whole, and its superblock undamaged.
+/// An image file and its size, if it is one: present, whole, and its superblock undamaged.
 ///
 /// Two reads, since every start comes through here. What went to the disk later than the superblock cannot be
 /// missing: the name was given after the sync.
-pub(crate) fn check(path: &Path) -> Option<u64> {
+pub(crate) fn check(path: &Path) -> Option<(File, u64)> {
     const SUPERBLOCK: usize = 1024;
     let file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -72,7 +72,7 @@ pub(crate) fn check(path: &Path) -> Option<u64> {
     let sound = magic == 0xe0f5_e1e2
         && checksum == !crc32c::crc32c(superblock)
         && u64::from(blocks).checked_shl(superblock[12].into()) == Some(length);
-    sound.then_some(length)
+    sound.then_some((file, length))
 }
 
 /// Make the image `content` from its layers. The caller holds its lock.

@@ -14,7 +14,7 @@
 use std::{
     fs::File,
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,7 +30,7 @@ use crate::{
     progress::{Event, Progress},
     pull::{self, Pulled},
     reference::Reference,
-    sweep,
+    sweep::{self, Sweep},
 };
 
 /// The images of one user, by name.
@@ -61,7 +61,7 @@ pub struct Image {
     /// What its file is named by: equal for equal layers.
     pub content: Digest,
     /// The EROFS image.
-    pub rootfs: PathBuf,
+    pub rootfs: Rootfs,
     /// What it says about how to run it.
     pub config: ImageConfig,
     /// Bytes of the EROFS image.
@@ -69,6 +69,29 @@ pub struct Image {
     /// It was here already.
     pub cached: bool,
 }
+
+/// An image's file, open: whoever has it does not mind that the image is removed.
+#[derive(Clone, Debug)]
+pub struct Rootfs {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: Arc<File>,
+}
+
+impl AsRef<Path> for Rootfs {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl PartialEq for Rootfs {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Rootfs {}
 
 impl ImageCache {
     /// Open the cache at `layout`, making it where needed. Registries are reached as `access` says.
@@ -99,14 +122,22 @@ impl ImageCache {
             return Ok(image);
         }
         let lock = self.share().await?;
-        let pulled = pull::pull(&self.storage, &self.access, reference, &progress).await?;
+        let pulled = match pull::pull(&self.storage, &self.access, reference, &progress).await {
+            Ok(pulled) => pulled,
+            Err(error) => {
+                drop(lock);
+                // But for its layers, with which the next try goes on.
+                self.sweep_quietly(sweep::images);
+                return Err(error);
+            }
+        };
         let Pulled { digest, content, size, config, layers } = pulled;
         let (scope, source) = (Scope::Registry, Source::Registry);
         let rootfs_path = self.storage.layout.blob(&content);
         let row = Row { scope, tag: reference.typed().to_owned(), digest, size, source, rootfs_path, config, layers };
         self.save(reference, &row)?;
         drop(lock);
-        self.sweep_quietly();
+        self.sweep_quietly(sweep::all);
         self.named(Scope::Registry, reference, false)
     }
 
@@ -159,7 +190,7 @@ impl ImageCache {
         (row.scope, row.source, row.tag) = (Scope::Local, Source::Tag, tag.typed().to_owned());
         self.save(tag, &row)?;
         drop(lock);
-        self.sweep_quietly();
+        self.sweep_quietly(sweep::all);
         self.named(Scope::Local, tag, true)
     }
 
@@ -172,7 +203,7 @@ impl ImageCache {
         for scope in [Scope::Local, Scope::Registry] {
             if let Some(saved) = self.find(scope, tag)? {
                 self.store().delete(scope, &saved.image.tag)?;
-                self.sweep_quietly();
+                self.sweep_quietly(sweep::all);
                 return Ok(());
             }
         }
@@ -192,13 +223,17 @@ impl ImageCache {
     /// # Errors
     /// The database cannot be read, or a file cannot be deleted.
     pub fn gc(&self) -> Result<Swept, ImageError> {
+        self.sweep(sweep::all)
+    }
+
+    fn sweep(&self, sweep: Sweep) -> Result<Swept, ImageError> {
         let path = self.lock_path();
         let Some(_lock) = FileLock::try_exclusive(&path).map_err(ImageError::cache(path))? else {
             return Ok(Swept { busy: true, ..Swept::default() });
         };
         let referenced = self.store().referenced()?;
         let images = self.storage.layout.images();
-        sweep::sweep(&self.storage.layout, &referenced).map_err(ImageError::cache(images))
+        sweep(&self.storage.layout, &referenced).map_err(ImageError::cache(images))
     }
 
     fn import_with(
@@ -208,18 +243,31 @@ impl ImageCache {
         read: impl FnOnce(&Storage) -> Result<Archive, ArchiveError>,
     ) -> Result<Image, ImageError> {
         nameable(tag)?;
+        let imported = self.import_locked(tag, progress, read);
+        // Whatever came of it.
+        self.sweep_quietly(sweep::all);
+        imported?;
+        self.named(Scope::Local, tag, false)
+    }
+
+    fn import_locked(
+        &self,
+        tag: &Reference,
+        progress: &dyn Progress,
+        read: impl FnOnce(&Storage) -> Result<Archive, ArchiveError>,
+    ) -> Result<(), ImageError> {
         let Storage { layout, limits, platform } = &*self.storage;
-        let lock = FileLock::shared(&self.lock_path()).map_err(ImageError::cache(self.lock_path()))?;
+        let _lock = FileLock::shared(&self.lock_path()).map_err(ImageError::cache(self.lock_path()))?;
         let archive = read(&self.storage)?;
         let Contained { digest, configuration, layers: spans } = import::find(&archive, platform)?;
         let content = blob::content_digest(&configuration.diff_ids);
-        let lock_path = self.storage.blob_lock(&content);
+        let lock_path = layout.blob_lock(&content);
         let blob_lock = FileLock::exclusive(&lock_path, || progress.event(Event::Waiting));
-        let blob_lock = blob_lock.map_err(ImageError::cache(lock_path))?;
+        let _blob_lock = blob_lock.map_err(ImageError::cache(lock_path))?;
         let layer = |(&digest, size)| Layer { digest, format: LayerFormat::Tar, size };
         let sizes = spans.iter().map(import::Span::length);
         let layers = configuration.diff_ids.iter().zip(sizes).map(layer).collect();
-        let size = if let Some(size) = blob::check(&layout.blob(&content)) {
+        let size = if let Some((_, size)) = blob::check(&layout.blob(&content)) {
             size
         } else {
             let input = |(reader, &diff_id)| LayerInput { reader, diff_id };
@@ -229,10 +277,7 @@ impl ImageCache {
         let rootfs_path = layout.blob(&content);
         let (scope, source, config) = (Scope::Local, Source::Import, configuration.config);
         let row = Row { scope, tag: tag.typed().to_owned(), digest, size, source, rootfs_path, config, layers };
-        self.save(tag, &row)?;
-        drop((blob_lock, lock));
-        self.sweep_quietly();
-        self.named(Scope::Local, tag, false)
+        self.save(tag, &row)
     }
 
     /// The row that `reference` names, in whatever spelling it was saved.
@@ -271,14 +316,15 @@ impl ImageCache {
         // The file's name is what counts: the cache may have been moved.
         let hex = rootfs_path.file_stem()?.to_str()?.strip_prefix("sha256_")?;
         let content: Digest = format!("sha256:{hex}").parse().ok()?;
-        let rootfs = self.storage.layout.blob(&content);
-        let whole = blob::check(&rootfs) == Some(size);
-        whole.then_some(Image { tag, scope, digest, content, rootfs, config, size, cached })
+        let path = self.storage.layout.blob(&content);
+        let (file, _) = blob::check(&path).filter(|(_, length)| *length == size)?;
+        let rootfs = Rootfs { path, file: Arc::new(file) };
+        Some(Image { tag, scope, digest, content, rootfs, config, size, cached })
     }
 
-    /// Sweep after something that has succeeded; a failure is the next sweep's to deal with.
-    fn sweep_quietly(&self) {
-        if let Err(error) = self.gc() {
+    /// Sweep after something else; a failure is the next sweep's to deal with.
+    fn sweep_quietly(&self, sweep: Sweep) {
+        if let Err(error) = self.sweep(sweep) {
             tracing::warn!(%error, "unneeded image files could not be deleted");
         }
     }
@@ -293,13 +339,6 @@ impl ImageCache {
 
     fn store(&self) -> MutexGuard<'_, ImageStore> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Storage {
-    /// The lock under which the image `content` is made.
-    pub(crate) fn blob_lock(&self, content: &Digest) -> PathBuf {
-        self.layout.blob(content).with_extension("lock")
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use matchlock_model::Digest;
+use matchlock_model::{CacheLayout, Digest};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -49,7 +49,7 @@ pub(crate) enum Origin {
 /// The folder of compressed layers.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCache {
-    dir: PathBuf,
+    layout: CacheLayout,
 }
 
 /// A layer on its way from a registry.
@@ -62,22 +62,14 @@ struct Download<'a> {
 }
 
 impl LayerCache {
-    pub(crate) const fn new(dir: PathBuf) -> Self {
-        Self { dir }
-    }
-
-    fn path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(digest.file_stem())
-    }
-
-    fn partial(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(format!("{}.tmp", digest.file_stem()))
+    pub(crate) const fn new(layout: CacheLayout) -> Self {
+        Self { layout }
     }
 
     /// Forget a layer that turned out to be damaged. Its lock file stays, empty.
     pub(crate) fn discard(&self, digest: &Digest) {
-        let _ = std::fs::remove_file(self.path(digest));
-        if let Ok(Some(lock)) = FileLock::try_exclusive(&self.partial(digest)) {
+        let _ = std::fs::remove_file(self.layout.layer(digest));
+        if let Ok(Some(lock)) = FileLock::try_exclusive(&self.layout.partial_layer(digest)) {
             let _ = lock.file().set_len(0);
         }
     }
@@ -90,7 +82,7 @@ impl LayerCache {
         growth: Growth,
         progress: &dyn Progress,
     ) -> Result<Origin, LayerError> {
-        let (path, partial) = (self.path(&layer.digest), self.partial(&layer.digest));
+        let (path, partial) = (self.layout.layer(&layer.digest), self.layout.partial_layer(&layer.digest));
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| LayerError::Write { path, source }

@@ -32,7 +32,7 @@ mod registry;
 mod sweep;
 mod tree;
 
-pub use cache::{Image, ImageCache};
+pub use cache::{Image, ImageCache, Rootfs};
 pub use convert::{AppliedLayer, ConvertError, Converter, EntryProblem, ImageSummary, Limits};
 pub use error::ImageError;
 pub use import::{ArchiveError, fuzz_archive};

@@ -67,17 +67,17 @@ pub(crate) async fn pull(
 
     let content = blob::content_digest(&plan.configuration.diff_ids);
     let path = storage.layout.blob(&content);
-    let lock_path = storage.blob_lock(&content);
+    let lock_path = storage.layout.blob_lock(&content);
     let lock = FileLock::exclusive_async(&lock_path, || progress.event(Event::Waiting)).await;
     let lock = Arc::new(lock.map_err(ImageError::cache(lock_path))?);
     let size = match blob::check(&path) {
-        Some(size) => size,
+        Some((_, size)) => size,
         None => match fetch(storage, &registry, &plan, content, &lock, progress).await {
             Ok(size) => size,
             Err(failure) if failure.suspect => {
                 tracing::warn!(error = %failure.error, "cached layers are damaged; fetching them again");
                 for layer in &plan.manifest.layers {
-                    LayerCache::new(storage.layout.layers()).discard(&layer.digest);
+                    LayerCache::new(storage.layout.clone()).discard(&layer.digest);
                 }
                 let again = fetch(storage, &registry, &plan, content, &lock, progress).await;
                 again.map_err(|failure| failure.error)?
@@ -186,7 +186,7 @@ fn start_downloads(
     for layer in &plan.manifest.layers {
         let Some(growth) = growths.remove(&layer.digest) else { continue };
         let (permits, registry, progress) = (Arc::clone(&permits), Arc::clone(registry), Arc::clone(progress));
-        let (cache, layer) = (LayerCache::new(storage.layout.layers()), layer.clone());
+        let (cache, layer) = (LayerCache::new(storage.layout.clone()), layer.clone());
         downloads.spawn(async move {
             let _permit = permits.acquire_owned().await;
             cache.fetch(&registry, &layer, growth, &*progress).await

@@ -22,22 +22,32 @@ pub struct Swept {
     pub busy: bool,
 }
 
+/// Deletes what `referenced` does not keep, under the lock.
+pub(crate) type Sweep = fn(&CacheLayout, &Referenced) -> io::Result<Swept>;
+
 /// Delete everything in the cache's folders that `referenced` does not keep. The caller holds the lock.
-pub(crate) fn sweep(layout: &CacheLayout, referenced: &Referenced) -> io::Result<Swept> {
-    // By name, not by path: the cache may have been moved since.
-    let images = referenced.rootfs.iter().filter_map(|path| path.file_name().map(Into::into)).collect();
+///
+/// Locks, and what was never finished, are deleted and not counted.
+pub(crate) fn all(layout: &CacheLayout, referenced: &Referenced) -> io::Result<Swept> {
+    let mut swept = images(layout, referenced)?;
     let layers = referenced.layers.iter().map(|digest| digest.file_stem().into()).collect();
-    let (mut swept, mut bytes) = (Swept::default(), 0);
-    // Locks, and what was never finished, are deleted and not counted.
-    delete_others(&layout.blobs(), &images, |path, length| {
-        bytes += length;
-        swept.images += u64::from(path.extension().is_some_and(|extension| extension == "erofs"));
-    })?;
     delete_others(&layout.layers(), &layers, |path, length| {
-        bytes += length;
+        swept.bytes += length;
         swept.layers += u64::from(path.extension().is_none());
     })?;
-    Ok(Swept { bytes, ..swept })
+    Ok(swept)
+}
+
+/// [`all`], but for compressed layers.
+pub(crate) fn images(layout: &CacheLayout, referenced: &Referenced) -> io::Result<Swept> {
+    // By name, not by path: the cache may have been moved since.
+    let images = referenced.rootfs.iter().filter_map(|path| path.file_name().map(Into::into)).collect();
+    let mut swept = Swept::default();
+    delete_others(&layout.blobs(), &images, |path, length| {
+        swept.bytes += length;
+        swept.images += u64::from(path.extension().is_some_and(|extension| extension == "erofs"));
+    })?;
+    Ok(swept)
 }
 
 fn delete_others(dir: &Path, keep: &BTreeSet<OsString>, mut deleted: impl FnMut(&Path, u64)) -> io::Result<()> {

@@ -123,6 +123,12 @@ impl CacheLayout {
         self.root.join("volumes")
     }
 
+    /// The volume `name`, an ext4 image.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.volumes().join(format!("{name}.ext4"))
+    }
+
     /// The image store.
     #[must_use]
     pub fn images(&self) -> PathBuf {
@@ -147,6 +153,12 @@ impl CacheLayout {
         self.blobs().join(format!("{}.erofs", digest.file_stem()))
     }
 
+    /// The lock under which that image is made.
+    #[must_use]
+    pub fn blob_lock(&self, digest: &Digest) -> PathBuf {
+        self.blob(digest).with_extension("lock")
+    }
+
     /// The lock that adding to the image store shares and sweeping it excludes.
     #[must_use]
     pub fn image_lock(&self) -> PathBuf {
@@ -157,5 +169,17 @@ impl CacheLayout {
     #[must_use]
     pub fn layers(&self) -> PathBuf {
         self.images().join("layers")
+    }
+
+    /// The layer whose compressed content has the digest `digest`.
+    #[must_use]
+    pub fn layer(&self, digest: &Digest) -> PathBuf {
+        self.layers().join(digest.file_stem())
+    }
+
+    /// What has arrived of that layer so far; locked by whoever downloads it.
+    #[must_use]
+    pub fn partial_layer(&self, digest: &Digest) -> PathBuf {
+        self.layer(digest).with_extension("tmp")
     }
 }

@@ -2,9 +2,14 @@
 //!
 //! Its JSON form is the `config` object of `matchlock get` and of the `vms.config_json` column.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::SandboxId;
@@ -80,13 +85,18 @@ pub struct AddHost {
 /// One `--disk`: an ext4 image of the user's, mounted in the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtraDisk {
-    /// The image on the host, absolute.
+    /// The image on the host, absolute. JSON has no bytes that are not UTF-8: the record shows others in their place.
+    #[serde(serialize_with = "as_shown")]
     pub host_path: PathBuf,
     /// Where the guest mounts it, absolute.
     pub guest_mount: String,
     /// The guest cannot write to it.
     #[serde(default)]
     pub readonly: bool,
+}
+
+fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// The parts of an OCI image configuration that a sandbox obeys (OCI image-spec 1.1, `config.md`).
@@ -206,22 +216,26 @@ impl Default for Resources {
 ///
 /// `--entrypoint` drops the image's command, as Docker does: it was written for the other entrypoint.
 #[must_use]
-pub fn compose_command(config: &ImageConfig, entrypoint: Option<&str>, typed: &[String]) -> Vec<String> {
+pub fn compose_command(config: &ImageConfig, entrypoint: Option<&str>, typed: &[OsString]) -> Vec<OsString> {
     let (entrypoint, default_command): (&[String], &[String]) = match entrypoint {
         None => (&config.entrypoint, &config.cmd),
         Some("") => (&[], &[]),
         Some(program) => (&[program.to_owned()], &[]),
     };
-    let command = if typed.is_empty() { default_command } else { typed };
-    [entrypoint, command].concat()
+    let command: Vec<_> = if typed.is_empty() { words(default_command) } else { typed.to_vec() };
+    [words(entrypoint), command].concat()
+}
+
+fn words(list: &[String]) -> Vec<OsString> {
+    list.iter().map(OsString::from).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(list: &[&str]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
+    fn words<Word: for<'a> From<&'a str>>(list: &[&str]) -> Vec<Word> {
+        list.iter().map(|&word| Word::from(word)).collect()
     }
 
     #[test]

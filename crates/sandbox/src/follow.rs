@@ -21,11 +21,26 @@ use crate::log::previous;
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 
+/// Why a log was not read to its end.
+#[derive(Debug)]
+pub enum FollowError<E> {
+    /// It cannot be read.
+    Log(io::Error),
+    /// Whoever takes it refused.
+    Taker(E),
+}
+
+impl<E> From<io::Error> for FollowError<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Log(error)
+    }
+}
+
 /// Pass everything that is in the log at `path` now to `taker`. A log that does not exist is empty.
 ///
 /// # Errors
 /// The log cannot be read, or `taker` refuses.
-pub fn read<E: From<io::Error>>(path: &Path, mut taker: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+pub fn read<E>(path: &Path, mut taker: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), FollowError<E>> {
     for part in [&previous(path), path] {
         if let Some(mut file) = open(part)? {
             drain(&mut file, &mut taker)?;
@@ -38,12 +53,16 @@ pub fn read<E: From<io::Error>>(path: &Path, mut taker: impl FnMut(&[u8]) -> Res
 ///
 /// # Errors
 /// As for [`read`].
-pub fn follow<E: From<io::Error>>(
+pub fn follow<E>(
     path: &Path,
     writer: &OwnedFd,
     mut taker: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let watch = watch(path)?;
+) -> Result<(), FollowError<E>> {
+    let watch = match watch(path) {
+        // The sandbox has been removed meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        watch => watch?,
+    };
     if let Some(mut file) = open(&previous(path))? {
         drain(&mut file, &mut taker)?;
     }
@@ -110,12 +129,12 @@ fn same(a: Option<&File>, b: &File) -> bool {
     a.is_some_and(|a| inode(a) == inode(b))
 }
 
-fn drain<E: From<io::Error>>(file: &mut File, taker: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+fn drain<E>(file: &mut File, taker: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), FollowError<E>> {
     let mut chunk = vec![0; CHUNK];
     loop {
         match file.read(&mut chunk)? {
             0 => return Ok(()),
-            count => taker(&chunk[..count])?,
+            count => taker(&chunk[..count]).map_err(FollowError::Taker)?,
         }
     }
 }
@@ -156,5 +175,12 @@ mod tests {
         follow(&path, &pidfd, take).unwrap();
         writer.wait().unwrap();
         assert_eq!(String::from_utf8(seen).unwrap(), "one two three");
+    }
+
+    #[test]
+    fn a_sandbox_that_was_removed_has_nothing_more_to_say() {
+        let home = tempfile::tempdir().unwrap();
+        let writer = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+        follow::<()>(&home.path().join("gone/vm.log"), &writer, |_| Err(())).unwrap();
     }
 }

@@ -60,6 +60,14 @@ pub enum PrepareError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
+/// Memory of this host in MiB (`MemTotal` of proc_meminfo(5)).
+#[must_use]
+pub fn host_memory_mb() -> u64 {
+    let info = rustix::system::sysinfo();
+    let bytes = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    bytes / (1024 * 1024)
+}
+
 impl Host {
     /// The host whose user has the home folder `home`.
     #[must_use]

@@ -4,8 +4,8 @@
 //! by [`Hold`].
 
 use std::{
+    fs::File,
     io,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -43,8 +43,8 @@ const START_DEADLINE: Duration = Duration::from_mins(1);
 pub struct Launch {
     /// The sandbox; its id is chosen by the launch.
     pub spec: SandboxSpec,
-    /// The image's EROFS file.
-    pub image: PathBuf,
+    /// The image's EROFS file, open: it may be removed from the cache meanwhile.
+    pub image: Arc<File>,
     /// What stays of it.
     pub keep: Keep,
 }
@@ -122,7 +122,7 @@ async fn bring_up(
     host: &Host,
     hold: &mut Hold,
     spec: SandboxSpec,
-    image: PathBuf,
+    image: Arc<File>,
     files: GuestFiles,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
@@ -137,7 +137,7 @@ async fn bring_up(
         kernel: files.kernel,
         initramfs: files.initramfs,
         cmdline: Vec::new(),
-        disks: start::disks(&spec, image, layout.upper()),
+        disks: start::disks(&spec, &image, layout.upper()),
         console_log: Some(console_log(&log)),
     };
     let booted = boot(&files.vmm, &machine, Policy::Auto, Deadlines::default(), greet).await?;

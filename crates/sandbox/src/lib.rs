@@ -20,7 +20,7 @@ mod start;
 
 pub use ask::AskError;
 pub use disks::DiskError;
-pub use host::{GuestFiles, Host, PrepareError};
+pub use host::{GuestFiles, Host, PrepareError, host_memory_mb};
 pub use launch::{Keep, Launch, LaunchError};
 pub use link::{Link, LinkError};
 pub use log::VmLog;

@@ -86,7 +86,7 @@ impl Link {
 
     /// Have a program run in the sandbox; what it wrote to its output.
     async fn output_of(&mut self, argv: &[&str]) -> String {
-        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        let argv = argv.iter().map(|word| word.as_bytes().to_vec()).collect();
         self.ask(&Request::Exec(Exec { argv, ..Exec::default() })).await.unwrap();
         let mut output = Vec::new();
         loop {

@@ -83,8 +83,9 @@ pub struct DiskMount {
 /// A program to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    /// The program, looked up in the environment's `PATH` if it holds no slash, and its arguments. Never a shell's text.
-    pub argv: Vec<String>,
+    /// The program, looked up in the environment's `PATH` if it holds no slash, and its arguments. Never a shell's text,
+    /// and not always UTF-8.
+    pub argv: Vec<Vec<u8>>,
     /// Set over the agent's own `PATH`, `HOME` and `TERM`.
     pub env: Vec<(String, String)>,
     /// Working folder; the sandbox's own where empty.

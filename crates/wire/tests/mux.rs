@@ -42,7 +42,7 @@ fn a_session_from_its_opening_to_its_end() {
     assert_eq!(carry(&mut guest, &mut host), [Event::Hello(hello)]);
 
     let request = Request::Exec(Exec {
-        argv: vec!["cat".to_owned(), String::new()],
+        argv: vec![b"cat".to_vec(), Vec::new()],
         stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
         create_cwd: true,
         ..Exec::default()
@@ -166,7 +166,7 @@ fn sessions_are_limited_and_their_numbers_are_never_used_twice() {
 #[test]
 fn messages_over_their_bound_are_refused_and_harm_nothing() {
     let (mut host, mut guest, id) = pair();
-    let argv = vec!["x".repeat(limits::MAX_OPEN)];
+    let argv = vec![b"x".repeat(limits::MAX_OPEN)];
     let error = host.open(&Request::Exec(Exec { argv, ..Exec::default() })).unwrap_err();
     assert!(matches!(error, WireError::TooLarge(size) if size > limits::MAX_OPEN), "{error}");
     let message = "x".repeat(limits::MAX_NOTE);
@@ -180,7 +180,7 @@ fn messages_over_their_bound_are_refused_and_harm_nothing() {
 #[test]
 fn the_largest_request_arrives() {
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
-    let argv = vec!["x".repeat(2 * 1024 * 1024), "y".repeat(limits::MAX_OPEN - 2 * 1024 * 1024 - 64)];
+    let argv = vec![b"x".repeat(2 * 1024 * 1024), b"y".repeat(limits::MAX_OPEN - 2 * 1024 * 1024 - 64)];
     let request = Request::Exec(Exec { argv, ..Exec::default() });
     let id = host.open(&request).unwrap();
     let bytes = host.output().to_vec();

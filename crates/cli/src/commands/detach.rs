@@ -20,6 +20,7 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, process::Child};
 
+use super::get;
 use crate::{
     env::{Environment, READY_FD},
     error::CliError,
@@ -28,7 +29,9 @@ use crate::{
 };
 
 /// Start the supervisor and wait until its sandbox is ready, then print the id. A signal in the meantime is passed on.
-pub(crate) async fn supervise_in_background() -> Result<ExitStatus, CliError> {
+///
+/// A sandbox whose id nobody could be told is ended and removed again.
+pub(crate) async fn supervise_in_background(environment: &Environment) -> Result<ExitStatus, CliError> {
     let failed = || CliError::io("detach");
     let mut signals = Signals::take().map_err(failed())?;
     let (ready, announce) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?;
@@ -56,7 +59,15 @@ pub(crate) async fn supervise_in_background() -> Result<ExitStatus, CliError> {
         }
     }
     if !id.is_empty() {
-        output::line(&id)?;
+        if let Err(untold) = output::line(&id) {
+            let signalled = pid.map(|pid| kill_process(pid, Signal::TERM));
+            if let Some(Ok(())) = signalled {
+                supervisor.wait().await.map_err(failed())?;
+            }
+            let id = get::parse(&id)?;
+            environment.host()?.sandboxes()?.remove(&id).map_err(CliError::during("remove VM"))?;
+            return Err(untold);
+        }
         return Ok(ExitStatus::SUCCESS);
     }
     // It ended before its sandbox was ready, and has said why.
@@ -73,7 +84,8 @@ pub(crate) async fn supervise_in_background() -> Result<ExitStatus, CliError> {
 /// This program with the same arguments, told to announce itself on `announce`.
 fn start(announce: OwnedFd) -> io::Result<Child> {
     fcntl_setfd(&announce, FdFlags::empty())?;
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not by its path, which may have been replaced since, or lead through folders that only the caller's caller could enter.
+    let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(READY_FD, announce.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     leave_session(&mut command);

@@ -1,5 +1,7 @@
 //! `matchlock exec`.
 
+use std::ffi::OsString;
+
 use matchlock_model::ExitStatus;
 use matchlock_sandbox::{client, exec};
 
@@ -22,7 +24,7 @@ pub(crate) struct Args {
     /// The sandbox
     id: String,
     /// The command and its arguments
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 pub(crate) async fn exec(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {

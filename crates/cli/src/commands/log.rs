@@ -3,7 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use matchlock_model::ExitStatus;
-use matchlock_sandbox::{follow, store};
+use matchlock_sandbox::{
+    follow::{self, FollowError},
+    store,
+};
 
 use super::get;
 use crate::{env::Environment, error::CliError, output, signals::Signals};
@@ -26,21 +29,24 @@ pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitSta
         _ => None,
     };
     let Some(supervisor) = supervisor else {
-        follow::read(&path, output::bytes)?;
+        follow::read(&path, output::bytes).map_err(failed)?;
         return Ok(ExitStatus::SUCCESS);
     };
     let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
     // A thread of its own; after a signal nobody waits for it.
     let following = tokio::task::spawn_blocking(move || follow::follow(&path, &supervisor, output::bytes));
     tokio::select! {
-        result = following => result.map_err(CliError::during("read VM log"))??,
-        _ = signals.next() => {}
+        result = following => {
+            result.map_err(CliError::during("read VM log"))?.map_err(failed)?;
+            Ok(ExitStatus::SUCCESS)
+        }
+        signal = signals.next() => Ok(ExitStatus::Interrupted(signal)),
     }
-    Ok(ExitStatus::SUCCESS)
 }
 
-impl From<std::io::Error> for CliError {
-    fn from(error: std::io::Error) -> Self {
-        Self::failure(format!("read VM log: {error}"))
+fn failed(error: FollowError<CliError>) -> CliError {
+    match error {
+        FollowError::Log(error) => CliError::io("read VM log")(error),
+        FollowError::Taker(error) => error,
     }
 }

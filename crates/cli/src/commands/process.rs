@@ -1,13 +1,13 @@
 //! Flags that say how a program is run; `run` and `exec` share them.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 
 use matchlock_sandbox::{Exec, Stdio};
 
 use crate::{
     env::Environment,
     error::CliError,
-    parse,
+    parse::{self, Toggle as _},
     stdio::{Connection, Mode},
 };
 
@@ -21,10 +21,10 @@ pub(crate) struct ProcessArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
     /// Pass standard input on; with -t give the program this terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(short, long, toggle = false)]
     pub(crate) interactive: bool,
     /// With -i: give the program this terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(short, long, toggle = false)]
     pub(crate) tty: bool,
     /// Run as this user: uid, uid:gid, name or name:group
     #[arg(short, long, default_value = "", hide_default_value = true)]
@@ -48,7 +48,7 @@ impl ProcessArgs {
 
 /// A program and the environment that its own flags gave it, on this connection.
 pub(crate) fn request(
-    argv: Vec<String>,
+    command: Vec<OsString>,
     mut env: Vec<(String, String)>,
     connection: &Connection,
     caller: &Environment,
@@ -57,14 +57,6 @@ pub(crate) fn request(
         // The type of the terminal that the program gets; first, so that the user's own word wins.
         env.insert(0, ("TERM".to_owned(), term.clone()));
     }
+    let argv = command.into_iter().map(OsString::into_vec).collect();
     Exec { argv, env, stdio: connection.stdio, ..Exec::default() }
-}
-
-/// The words that GNU-style boolean flags take.
-pub(crate) fn boolean(word: &str) -> Result<bool, String> {
-    match word {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("use true or false".to_owned()),
-    }
 }

@@ -2,23 +2,27 @@
 //!
 //! This process is the sandbox's supervisor: while it lives the sandbox does, and nothing else has to run.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, ffi::OsString, time::Duration};
 
 use matchlock_model::{
     CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
 };
-use matchlock_sandbox::{Keep, Launch, Sandbox, exec::ExecError};
-use tokio::sync::oneshot;
+use matchlock_sandbox::{CloseError, Keep, Launch, Sandbox, exec::ExecError, host_memory_mb};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     detach::{self, Announcement},
     image,
-    process::{self, ProcessArgs, boolean},
+    process::{self, ProcessArgs},
 };
 use crate::{
     env::Environment,
     error::CliError,
-    output, parse,
+    output,
+    parse::{self, Toggle as _},
     signals::Signals,
     stdio::{Connection, Mode},
 };
@@ -31,22 +35,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IMAGE")]
     image: String,
     /// Ask the registry even if the image is here
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, toggle = false)]
     pull: bool,
     #[command(flatten)]
     process: ProcessArgs,
     /// Virtual processors; a fraction is enforced as a share of time
-    #[arg(long, default_value_t = 1.0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse::processors, value_name = "N", allow_negative_numbers = true)]
     cpus: f64,
     /// Memory in MiB
-    #[arg(long, default_value_t = 512, value_name = "MIB", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 512, value_parser = parse::whole::<u32>("MiB"), value_name = "MIB", allow_negative_numbers = true)]
     memory: u32,
     /// Size of the writable layer in MiB; it takes up only what is written
-    #[arg(long, default_value_t = 5120, value_name = "MIB", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 5120, value_parser = parse::whole::<u32>("MiB"), value_name = "MIB", allow_negative_numbers = true)]
     disk_size: u32,
     /// Mount an ext4 image, or @NAME for a volume, in the guest
     #[arg(long, value_name = "HOST_PATH:GUEST_MOUNT[:ro]")]
-    disk: Vec<String>,
+    disk: Vec<OsString>,
     /// Add a line to the guest's /etc/hosts: NAME:IP
     #[arg(long, value_delimiter = ',', value_name = "NAME:IP")]
     add_host: Vec<String>,
@@ -57,28 +61,28 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
     /// Loopback only (sandboxes have no other network yet)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, toggle = true)]
     no_network: bool,
     /// Replace the image's entrypoint; empty to clear it
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// Let commands keep all capabilities and system calls
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, toggle = false)]
     privileged: bool,
     /// End the sandbox after this many seconds, image and boot included; 0 for never
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = parse::whole::<u64>("seconds"), value_name = "SECONDS", allow_negative_numbers = true)]
     timeout: u64,
     /// How long the guest's processes get between SIGTERM and SIGKILL at the end, such as 500ms or 5s
     #[arg(long, default_value = "0s", value_parser = parse::duration, value_name = "DURATION")]
     graceful_shutdown: Duration,
     /// Remove the sandbox after the command; --rm=false keeps it running for exec, and its record and log afterwards
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, toggle = true)]
     rm: bool,
     /// Print the sandbox's id when it is ready and leave it running; implies --rm=false
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = boolean, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(short, long, toggle = false)]
     detach: bool,
     /// The command and its arguments (default: the image's)
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// What was typed, validated; what the image decides is still open.
@@ -97,27 +101,50 @@ pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitSta
     let announcement = Announcement::from_environment(environment)?;
     let plan = Plan::new(args, environment)?;
     if plan.args.detach && announcement.is_none() {
-        return detach::supervise_in_background().await;
+        return detach::supervise_in_background(environment).await;
     }
     Connection::check(plan.mode)?;
-    let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
-    let deadline = plan.args.timeout;
-    let deadline = async move {
-        let for_ever = std::future::pending::<()>();
-        if deadline == 0 {
-            for_ever.await;
-        } else {
-            // Running out is the event that is waited for.
-            let _ = tokio::time::timeout(Duration::from_secs(deadline), for_ever).await;
+    let early = EarlyEnd::new(plan.args.timeout)?;
+    plan.supervise(environment, announcement, early).await
+}
+
+/// What ends a sandbox before its command does.
+struct EarlyEnd {
+    signals: Signals,
+    deadline: Option<Instant>,
+}
+
+impl EarlyEnd {
+    /// From now on: any signal, and the end of `timeout` seconds, 0 for never.
+    fn new(timeout: u64) -> Result<Self, CliError> {
+        let signals = Signals::take().map_err(CliError::io("take signals"))?;
+        // One that no clock reaches is none.
+        let deadline = Instant::now().checked_add(Duration::from_secs(timeout)).filter(|_| timeout != 0);
+        Ok(Self { signals, deadline })
+    }
+
+    async fn next(&mut self) -> ExitStatus {
+        let signal = self.signals.next();
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline, signal).await.map_or(ExitStatus::TimedOut, ExitStatus::Interrupted),
+            None => ExitStatus::Interrupted(signal.await),
         }
-    };
-    let ended_early = async {
+    }
+
+    /// Wait for `ending`, a sandbox's end in order, for as long as the user does.
+    async fn unless_impatient(
+        &mut self,
+        ending: impl Future<Output = Result<(), CloseError>>,
+    ) -> Result<(), (ExitStatus, CloseError)> {
+        tracing::info!("ending the sandbox in order");
         tokio::select! {
-            signal = signals.next() => ExitStatus::Interrupted(signal),
-            () = deadline => ExitStatus::TimedOut,
+            ended = ending => ended.map_err(|error| (ExitStatus::Failure, error)),
+            signal = self.signals.impatience() => {
+                let unclean = CloseError::Unclean("it was interrupted".to_owned());
+                Err((ExitStatus::Interrupted(signal), unclean))
+            }
         }
-    };
-    plan.supervise(environment, announcement, ended_early).await
+    }
 }
 
 impl Plan {
@@ -133,6 +160,10 @@ impl Plan {
         let host_cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         if cpus.vcpus() > host_cpus {
             return Err(CliError::failure(format!("--cpus must be <= host cpus ({host_cpus})")));
+        }
+        let host_memory = host_memory_mb();
+        if u64::from(args.memory) > host_memory {
+            return Err(CliError::failure(format!("--memory must be <= host memory ({host_memory} MiB)")));
         }
         let resources = Resources {
             cpus,
@@ -190,9 +221,8 @@ impl Plan {
         self,
         environment: &Environment,
         mut announcement: Option<Announcement>,
-        ended_early: impl Future<Output = ExitStatus>,
+        mut early: EarlyEnd,
     ) -> Result<ExitStatus, CliError> {
-        tokio::pin!(ended_early);
         let host = environment.host()?;
         let prepared = async {
             let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
@@ -201,27 +231,29 @@ impl Plan {
                 return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
             }
             let spec = self.spec(image.config.clone());
-            let launch = Launch { spec, image: image.rootfs.clone(), keep: self.keep() };
+            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep() };
             let sandbox = Sandbox::launch(&host, launch).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };
         let (mut sandbox, command) = tokio::select! {
             prepared = prepared => prepared?,
             // Whatever the launch had taken is given back when it is dropped.
-            status = &mut ended_early => return Ok(self.explain(status)),
+            status = early.next() => return Ok(self.explain(status)),
         };
         for notice in sandbox.notices() {
             output::note(notice);
         }
         let grace = self.args.graceful_shutdown;
         let (worked, orderly) = {
-            let work = self.work(&sandbox, command, &mut announcement, environment);
+            let work = Work { plan: &self, sandbox: &sandbox, announcement: &mut announcement, environment };
+            let work = work.carry_out(command);
             tokio::pin!(work);
+            let shut_down = sandbox.shut_down(grace);
             tokio::select! {
-                status = &mut work => (status, sandbox.shut_down(grace).await),
+                status = &mut work => (status, early.unless_impatient(shut_down).await),
                 // The command has its time, and what it says in it is passed on.
-                status = &mut ended_early => {
-                    (Ok(self.explain(status)), while_serving(sandbox.shut_down(grace), work).await)
+                status = early.next() => {
+                    (Ok(self.explain(status)), early.unless_impatient(while_serving(shut_down, work)).await)
                 }
                 reason = sandbox.ended() => (Err(CliError::failure(format!("sandbox ended: {reason}"))), Ok(())),
             }
@@ -230,61 +262,71 @@ impl Plan {
             // Nobody has been told of it.
             sandbox.keep(Keep::Nothing);
         }
-        let closed = orderly.and(sandbox.close()).map_err(CliError::during("close sandbox"));
+        let closed = orderly.and(sandbox.close().map_err(|error| (ExitStatus::Failure, error)));
         // The command's own status tells more than a failed clean-up, which gc repeats.
         match (worked, closed) {
-            (Ok(status), Err(error)) => {
-                output::error(&error);
-                Ok(if status == ExitStatus::SUCCESS { ExitStatus::Failure } else { status })
+            (Ok(status), Err((of_end, error))) => {
+                output::error(&CliError::during("close sandbox")(error));
+                Ok(if status == ExitStatus::SUCCESS { of_end } else { status })
             }
             (worked, _) => worked,
         }
     }
 
+    /// What it means that the sandbox was ended before its command had. An idle one was only waiting for that.
+    fn explain(&self, status: ExitStatus) -> ExitStatus {
+        match (status, self.idle.get()) {
+            (ExitStatus::Interrupted(_), Some(of_command)) => return of_command,
+            (ExitStatus::TimedOut, _) => output::note(&format!("timeout of {} seconds reached", self.args.timeout)),
+            _ => {}
+        }
+        status
+    }
+}
+
+/// What a sandbox is there for.
+struct Work<'a> {
+    plan: &'a Plan,
+    sandbox: &'a Sandbox,
+    /// Where somebody waits to be told that it is ready, and has not been told yet.
+    announcement: &'a mut Option<Announcement>,
+    environment: &'a Environment,
+}
+
+impl Work<'_> {
     /// Run the command, if there is one; a kept sandbox then stays until it is ended.
-    async fn work(
-        &self,
-        sandbox: &Sandbox,
-        command: Vec<String>,
-        announcement: &mut Option<Announcement>,
-        environment: &Environment,
-    ) -> Result<ExitStatus, CliError> {
-        let keeps = self.keep() == Keep::Record;
-        if keeps && announcement.is_none() {
-            let id = sandbox.id();
+    async fn carry_out(mut self, command: Vec<OsString>) -> Result<ExitStatus, CliError> {
+        let keeps = self.plan.keep() == Keep::Record;
+        if keeps && self.announcement.is_none() {
+            let id = self.sandbox.id();
             output::note(&format!(
                 "Sandbox {id} is running\n  Connect: matchlock exec {id} -it bash\n  Stop:    matchlock kill {id}"
             ));
         }
         if command.is_empty() {
-            announce(announcement, sandbox.id())?;
-            self.idle.set(Some(ExitStatus::SUCCESS));
+            announce(self.announcement, self.sandbox.id())?;
+            self.plan.idle.set(Some(ExitStatus::SUCCESS));
         } else {
-            let status = self.command(sandbox, command, announcement, environment).await?;
+            let status = self.run(command).await?;
             if !keeps {
                 return Ok(status);
             }
             tracing::info!("the command ended with status {}; the sandbox stays", status.code());
-            self.idle.set(Some(status));
+            self.plan.idle.set(Some(status));
         }
         // Ended by `kill`, a signal or the deadline: see `supervise`.
         std::future::pending().await
     }
 
-    async fn command(
-        &self,
-        sandbox: &Sandbox,
-        command: Vec<String>,
-        announcement: &mut Option<Announcement>,
-        environment: &Environment,
-    ) -> Result<ExitStatus, CliError> {
+    async fn run(&mut self, command: Vec<OsString>) -> Result<ExitStatus, CliError> {
+        let Self { plan, sandbox, announcement, environment } = self;
         let connection = match announcement {
             Some(_) => Connection::detached(),
-            None => Connection::open(self.mode)?,
+            None => Connection::open(plan.mode)?,
         };
-        let request = process::request(command, self.variables.clone(), &connection, environment);
+        let request = process::request(command, plan.variables.clone(), &connection, environment);
         let mut streams = connection.streams;
-        if self.mode != Mode::Terminal {
+        if plan.mode != Mode::Terminal {
             streams.output = streams.output.map(|taker| sandbox.log().copy_of(taker));
             streams.error = streams.error.map(|taker| sandbox.log().copy_of(taker));
         }
@@ -306,16 +348,6 @@ impl Plan {
             },
             error = announced => error,
         }
-    }
-
-    /// What it means that the sandbox was ended before its command had. An idle one was only waiting for that.
-    fn explain(&self, status: ExitStatus) -> ExitStatus {
-        match (status, self.idle.get()) {
-            (ExitStatus::Interrupted(_), Some(of_command)) => return of_command,
-            (ExitStatus::TimedOut, _) => output::note(&format!("timeout of {} seconds reached", self.args.timeout)),
-            _ => {}
-        }
-        status
     }
 }
 

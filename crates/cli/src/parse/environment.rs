@@ -1,6 +1,7 @@
 //! `-e/--env` and `--env-file`.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -46,7 +47,7 @@ fn read_file(path: &Path, variables: &mut Vec<(String, String)>) -> Result<(), C
 }
 
 /// `NAME=VALUE`, or `NAME` for the caller's own value.
-fn variable(spec: &str, host: impl Fn(&str) -> Option<String>) -> Result<(String, String), String> {
+fn variable(spec: &str, host: impl Fn(&str) -> Option<OsString>) -> Result<(String, String), String> {
     let (name, value) = match spec.split_once('=') {
         Some((name, value)) => (name.trim(), Some(value.to_owned())),
         None => (spec.trim(), None),
@@ -57,22 +58,35 @@ fn variable(spec: &str, host: impl Fn(&str) -> Option<String>) -> Result<(String
     if spec.contains('\0') {
         return Err(format!("{name} contains a NUL byte"));
     }
-    let value = value.or_else(|| host(name)).ok_or_else(|| format!("environment variable is not set ${name}"))?;
+    let value = match value {
+        Some(value) => value,
+        None => {
+            let own = host(name).ok_or_else(|| format!("environment variable is not set ${name}"))?;
+            own.into_string().map_err(|_| format!("environment variable is not UTF-8 ${name}"))?
+        }
+    };
     Ok((name.to_owned(), value))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
     fn both_forms_and_what_is_wrong_with_others() {
-        let host = |name: &str| (name == "SET").then(|| "host".to_owned());
+        let host = |name: &str| match name {
+            "SET" => Some(OsString::from("host")),
+            "ODD" => Some(OsString::from_vec(b"caf\xe9".to_vec())),
+            _ => None,
+        };
         let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
         assert_eq!(variable("A=b=c", host), pair("A", "b=c"));
         assert_eq!(variable(" A =", host), pair("A", ""));
         assert_eq!(variable("SET", host), pair("SET", "host"));
         assert_eq!(variable("UNSET", host), Err("environment variable is not set $UNSET".to_owned()));
+        assert_eq!(variable("ODD", host), Err("environment variable is not UTF-8 $ODD".to_owned()));
         assert_eq!(variable("=x", host), Err("environment variable name cannot be empty".to_owned()));
     }
 }

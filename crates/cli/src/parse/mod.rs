@@ -4,8 +4,12 @@ mod disk;
 mod duration;
 mod environment;
 mod hosts;
+mod number;
+mod toggle;
 
 pub(crate) use disk::extra_disk;
 pub(crate) use duration::duration;
 pub(crate) use environment::environment;
 pub(crate) use hosts::{add_host, hostname};
+pub(crate) use number::{processors, whole};
+pub(crate) use toggle::Toggle;

@@ -186,7 +186,7 @@ impl Drop for Host {
 }
 
 fn argv<const N: usize>(words: [&str; N]) -> Exec {
-    Exec { argv: words.map(str::to_owned).to_vec(), ..Exec::default() }
+    Exec { argv: words.map(|word| word.as_bytes().to_vec()).to_vec(), ..Exec::default() }
 }
 
 fn shell(script: &str) -> Exec {

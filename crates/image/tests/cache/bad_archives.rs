@@ -114,7 +114,7 @@ fn what_is_wrong_with_an_archive_is_one_line_and_leaves_nothing() {
         let same = home.cache().import_file(File::open(&on_disk).unwrap(), &reference("app"), &()).unwrap_err();
         assert_eq!(line(&error), line(&same), "{what}: a file and a pipe differ");
         writeln!(lines, "{what}: {}", line(&error)).unwrap();
-        assert!(home.finished().is_empty(), "{what} leaves {:?}", home.files());
+        assert!(home.files().is_empty(), "{what} leaves {:?}", home.files());
     }
     assert!(home.cache().list().unwrap().is_empty());
     insta::assert_snapshot!(lines, @r#"

@@ -80,11 +80,11 @@ async fn a_tag_keeps_the_files_of_a_removed_image_and_adds_none() {
 
     cache.remove(&reference(&name)).unwrap();
     assert_eq!(home.files(), before);
-    // What runs from the image has its file open.
-    let mut running = File::open(&tagged.rootfs).unwrap();
     cache.remove(&reference("mine:1")).unwrap();
     assert!(home.files().is_empty());
-    assert_eq!(running.read_to_end(&mut Vec::new()).unwrap() as u64, tagged.size);
+    // Whoever is about to start from the image has its file open.
+    let mut open = &*tagged.rootfs.file;
+    assert_eq!(open.read_to_end(&mut Vec::new()).unwrap() as u64, tagged.size);
     assert_eq!(cache.gc().unwrap(), Swept::default());
     let error = cache.tag(&pulled, &reference("mine:2")).unwrap_err();
     assert_eq!(line(&error), format!("image not found: {name:?}"));

@@ -113,7 +113,7 @@ pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 pub(crate) fn unpack(image: &Image) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let extract = format!("--extract={}", dir.path().join("root").display());
-    run(tool("fsck.erofs", "erofs-utils").unwrap().arg(extract).arg(&image.rootfs)).unwrap();
+    run(tool("fsck.erofs", "erofs-utils").unwrap().arg(extract).arg(&image.rootfs.path)).unwrap();
     dir
 }
 

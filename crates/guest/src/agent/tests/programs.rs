@@ -24,6 +24,10 @@ fn a_signalled_program_is_told_apart_from_one_that_exits() {
 fn programs_are_not_started_by_a_shell() {
     let story = Host::new().run(argv(["printf", "%s|", "a b", "$HOME", "*", "", "'"]));
     assert_eq!(story.text(), "a b|$HOME|*||'|");
+
+    let words = [&b"printf"[..], b"%s|", b"\xff", b"caf\xe9"];
+    let story = Host::new().run(Exec { argv: words.map(<[u8]>::to_vec).to_vec(), ..Exec::default() });
+    assert_eq!(story.output, b"\xff|caf\xe9|");
 }
 
 #[test]
