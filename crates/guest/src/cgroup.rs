@@ -18,15 +18,12 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// The period of the quota in microseconds; also the kernel's default.
 const PERIOD: u32 = 100_000;
 
-/// The smallest quota that the kernel takes, in microseconds.
-const MIN_QUOTA: u32 = 1_000;
-
 /// Make the cgroup, with `quota` microseconds of processor time in each period. Returns its `cgroup.procs`.
 pub(crate) fn limited(quota: u32) -> Result<OwnedFd, Errno> {
     set(&format!("{ROOT}/cgroup.subtree_control"), "+cpu")?;
     let path = format!("{ROOT}/sandbox");
     mkdirat(CWD, &path, Mode::from_raw_mode(0o755))?;
-    set(&format!("{path}/cpu.max"), &format!("{} {PERIOD}", quota.max(MIN_QUOTA)))?;
+    set(&format!("{path}/cpu.max"), &format!("{quota} {PERIOD}"))?;
     // By a mount of its own, which no path leads to: a file that is open for writing would hinder `protect`.
     let mount = open_tree(CWD, ROOT, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     openat(&mount, "sandbox/cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())

@@ -85,6 +85,18 @@ impl Folder {
             Err(e) => Err(e),
         }
     }
+
+    /// Remove everything whose name `superseded` says is of no use any more; returns how many there were.
+    pub(crate) fn sweep(&self, superseded: impl Fn(&str) -> bool) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.path)? {
+            if let Some(name) = entry?.file_name().to_str().filter(|name| superseded(name)) {
+                self.discard(name)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

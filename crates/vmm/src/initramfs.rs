@@ -41,6 +41,17 @@ pub fn assemble(cache_dir: &Path, guest: &[u8], modules: &[Module]) -> io::Resul
     Folder::lock(cache_dir)?.publish(&name, |file| file.write_all(&archive(guest, modules)?))
 }
 
+/// Remove the files that were assembled for other guests or kernels than `current`, as [`assemble`] returned it; returns
+/// how many there were. A running machine has read its own already.
+///
+/// # Errors
+/// The folder cannot be read or written.
+pub fn sweep(current: &Path) -> io::Result<usize> {
+    let Some(folder) = current.parent() else { return Ok(0) };
+    let ours = |name: &str| name.strip_suffix(".cpio").is_some_and(|hex| hex.len() == 64);
+    Folder::lock(folder)?.sweep(|name| ours(name) && !current.ends_with(name))
+}
+
 fn digest(guest: &[u8], modules: &[Module]) -> Digest {
     let mut hash = Sha256::new();
     let parts = modules.iter().flat_map(|module| [module.name.as_bytes(), &module.bytes]);
@@ -78,6 +89,18 @@ fn archive(guest: &[u8], modules: &[Module]) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_left_goes_and_what_is_not_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = assemble(dir.path(), b"old", &[]).unwrap();
+        let current = assemble(dir.path(), b"new", &[]).unwrap();
+        let foreign = dir.path().join("mine.cpio");
+        fs::write(&foreign, "").unwrap();
+        assert_eq!(sweep(&current).unwrap(), 1);
+        assert_eq!([old, current.clone(), foreign].map(|path| path.exists()), [false, true, true]);
+        assert_eq!(sweep(&current).unwrap(), 0);
+    }
 
     #[test]
     fn the_archive_lists_what_the_guest_expects() {

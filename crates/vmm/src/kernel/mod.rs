@@ -132,6 +132,15 @@ pub fn resolve(explicit: Option<&Path>, kernels: &Path, transport: Transport) ->
     Err(KernelError::NotFound { kernels: kernels.to_owned(), tried })
 }
 
+/// Remove the kernels in the cache folder that `current`, as [`resolve`] returned it, has superseded; returns how many
+/// there were. What was put there by hand stays. A running machine has read its own already.
+///
+/// # Errors
+/// The folder cannot be read or written.
+pub fn sweep(kernels: &Path, current: &Kernel) -> io::Result<usize> {
+    stored::sweep(kernels, current)
+}
+
 /// The kernel that the user named: modules lie beside it, or where the system has them, or are built in.
 fn named(path: &Path, transport: Transport) -> Result<Kernel, KernelError> {
     let failed = |e| KernelError::Explicit(path.to_owned(), e);

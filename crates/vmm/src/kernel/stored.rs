@@ -84,6 +84,15 @@ pub(super) fn is_ours(dir: &Path) -> bool {
     dir.join(MANIFEST).exists()
 }
 
+/// Remove the versions older than `current` that were made here; returns how many there were.
+pub(super) fn sweep(kernels: &Path, current: &Kernel) -> io::Result<usize> {
+    let folder = Folder::lock(kernels)?;
+    let dirs = versions(kernels);
+    let Some(place) = dirs.iter().position(|dir| dir.join(KERNEL) == current.image) else { return Ok(0) };
+    let older = || dirs.iter().skip(place + 1).filter(|dir| is_ours(dir));
+    folder.sweep(|name| older().any(|dir| dir.ends_with(name)))
+}
+
 /// Copy what a guest needs of a kernel that was found elsewhere into `kernels`.
 pub(super) fn adopt(kernels: &Folder, found: &Found, transport: Transport) -> Result<Kernel, KernelError> {
     let failed = |path: &Path| {
@@ -183,6 +192,23 @@ mod tests {
     }
 
     const BUILTIN: &str = "k/virtio_mmio.ko\nk/virtio_console.ko\nk/virtio_blk.ko\nk/overlay.ko\nk/ext4.ko\n";
+
+    #[test]
+    fn older_kernels_go_unless_they_were_put_there_by_hand() {
+        let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Folder::lock(cache.path()).unwrap();
+        let mut found = found(source.path(), BUILTIN);
+        let adopted = ["6.1.0-9", "6.1.0-10", "6.1.0-11", "6.1.0-8"].map(|version| {
+            found.version = version.into();
+            adopt(&folder, &found, Transport::Mmio).unwrap()
+        });
+        drop(folder);
+        fs::remove_file(adopted[3].image.with_file_name(MANIFEST)).unwrap();
+        assert_eq!(sweep(cache.path(), &adopted[1]).unwrap(), 1);
+        assert_eq!(adopted.each_ref().map(|kernel| kernel.image.exists()), [false, true, true, true]);
+        let elsewhere = Kernel { image: source.path().join(KERNEL), ..adopted[1].clone() };
+        assert_eq!(sweep(cache.path(), &elsewhere).unwrap(), 0, "a kernel of the user's own supersedes none");
+    }
 
     #[test]
     fn an_adopted_kernel_is_trusted_until_it_changes() {
