@@ -234,13 +234,14 @@ fn words(list: &[String]) -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    fn words<Word: for<'a> From<&'a str>>(list: &[&str]) -> Vec<Word> {
-        list.iter().map(|&word| Word::from(word)).collect()
+    fn words(list: &[&str]) -> Vec<OsString> {
+        list.iter().map(OsString::from).collect()
     }
 
     #[test]
     fn commands_compose_as_docker_does() {
-        let image = ImageConfig { entrypoint: words(&["/e"]), cmd: words(&["a"]), ..ImageConfig::default() };
+        let image =
+            ImageConfig { entrypoint: vec!["/e".to_owned()], cmd: vec!["a".to_owned()], ..ImageConfig::default() };
         assert_eq!(compose_command(&image, None, &[]), words(&["/e", "a"]));
         assert_eq!(compose_command(&image, None, &words(&["b"])), words(&["/e", "b"]));
         assert_eq!(compose_command(&image, Some("/x"), &[]), words(&["/x"]));
