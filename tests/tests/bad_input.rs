@@ -175,7 +175,7 @@ fn words_that_are_not_text() -> Result<()> {
     insta::assert_snapshot!(told, @r#"
     1 arguments have to be UTF-8, other than paths and a command's own (see --help)
     1 read env file: caf�: No such file or directory (os error 2)
-    1 invalid disk mount "/none/caf\xE9:/data": host path does not exist: /none/caf�
+    1 invalid disk mount "/none/caf�:/data": host path does not exist: /none/caf�
     "#);
     Ok(())
 }

@@ -59,7 +59,7 @@ fn every_byte_passes_in_both_directions_and_streams_stay_apart() -> Result<()> {
     assert_eq!(printed.stdout(), "4 100000\n[][two\nlines]['\"$HOME]");
 
     // Arguments are bytes.
-    let mut words: Vec<&OsStr> = ["exec", sandbox.id(), "--", "printf", "%s|"].map(OsStr::new).to_vec();
+    let mut words: Vec<&OsStr> = ["exec", sandbox.id(), "--", "busybox", "printf", "%s|"].map(OsStr::new).to_vec();
     words.extend([OsStr::from_bytes(b"\xff"), OsStr::from_bytes(b"caf\xe9")]);
     assert_eq!(home.matchlock(words).run()?.success()?.stdout, b"\xff|caf\xe9|");
 

@@ -60,11 +60,11 @@ pub enum PrepareError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
-/// Memory of this host in MiB (`MemTotal` of proc_meminfo(5)).
+/// Memory of this host in MiB (`MemTotal` of `proc_meminfo(5)`).
 #[must_use]
 pub fn host_memory_mb() -> u64 {
     let info = rustix::system::sysinfo();
-    let bytes = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    let bytes = info.totalram.saturating_mul(info.mem_unit.into());
     bytes / (1024 * 1024)
 }
 
@@ -90,6 +90,20 @@ impl Host {
     pub async fn prepare(&self) -> Result<GuestFiles, PrepareError> {
         let host = self.clone();
         tokio::task::spawn_blocking(move || host.prepare_now()).await?
+    }
+
+    /// Remove kernels and initial file systems that guests of this program do not boot from any more. Blocks.
+    ///
+    /// # Errors
+    /// The cache cannot be read or written.
+    pub fn sweep_guest_files(&self) -> io::Result<()> {
+        // Where nothing can be started, nothing says what is superseded.
+        let Ok(vmm) = Qemu::find(&self.cache.host()) else { return Ok(()) };
+        let kernels = self.cache.kernels();
+        let Some(kernel) = kernel::cached(&kernels, vmm.transport()) else { return Ok(()) };
+        let modules = kernel.modules(vmm.transport()).map_err(io::Error::other)?;
+        initramfs::sweep(&initramfs::assemble(&self.cache.initramfs(), GUEST, &modules)?)?;
+        kernel::sweep(&kernels, &kernel).map(drop)
     }
 
     fn prepare_now(&self) -> Result<GuestFiles, PrepareError> {

@@ -13,7 +13,7 @@ pub(crate) const UPPER: u32 = 1;
 
 /// The machine's disks for `spec`: image, writable layer, the user's own.
 ///
-/// The image is named by its descriptor, which the caller keeps until the machine has its own (proc_pid_fd(5)).
+/// The image is named by its descriptor, which the caller keeps until the machine has its own (`proc_pid_fd(5)`).
 pub(crate) fn disks(spec: &SandboxSpec, image: &impl AsRawFd, upper: PathBuf) -> Vec<Disk> {
     let image = PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd()));
     let own = spec.extra_disks.iter().map(|disk| {

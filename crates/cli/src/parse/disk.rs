@@ -12,7 +12,7 @@ use crate::error::CliError;
 
 /// `HOST_PATH:GUEST_MOUNT[:ro]` or `@NAME:GUEST_MOUNT[:ro]`.
 pub(crate) fn extra_disk(spec: &OsStr, cache: &CacheLayout) -> Result<ExtraDisk, CliError> {
-    parse(spec, cache).map_err(|why| CliError::failure(format!("invalid disk mount {spec:?}: {why}")))
+    parse(spec, cache).map_err(|why| CliError::failure(format!("invalid disk mount \"{}\": {why}", spec.display())))
 }
 
 fn parse(spec: &OsStr, cache: &CacheLayout) -> Result<ExtraDisk, String> {

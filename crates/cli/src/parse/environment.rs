@@ -58,12 +58,11 @@ fn variable(spec: &str, host: impl Fn(&str) -> Option<OsString>) -> Result<(Stri
     if spec.contains('\0') {
         return Err(format!("{name} contains a NUL byte"));
     }
-    let value = match value {
-        Some(value) => value,
-        None => {
-            let own = host(name).ok_or_else(|| format!("environment variable is not set ${name}"))?;
-            own.into_string().map_err(|_| format!("environment variable is not UTF-8 ${name}"))?
-        }
+    let value = if let Some(value) = value {
+        value
+    } else {
+        let own = host(name).ok_or_else(|| format!("environment variable is not set ${name}"))?;
+        own.into_string().map_err(|_| format!("environment variable is not UTF-8 ${name}"))?
     };
     Ok((name.to_owned(), value))
 }
