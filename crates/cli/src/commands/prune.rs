@@ -6,9 +6,11 @@ use super::rm;
 use crate::{env::Environment, error::CliError, output};
 
 pub(crate) fn prune(environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut store = environment.host()?.sandboxes()?;
+    let host = environment.host()?;
+    let mut store = host.sandboxes()?;
     let idle = rm::idle(&mut store)?;
     let (removed, status) = rm::remove(&mut store, &idle, "Pruned")?;
     output::line(&format!("Pruned {removed} VMs"))?;
+    host.sweep_guest_files().map_err(CliError::io("remove superseded kernels and initial file systems"))?;
     Ok(status)
 }

@@ -97,8 +97,7 @@ pub fn resolve(explicit: Option<&Path>, kernels: &Path, transport: Transport) ->
         return named(path, transport);
     }
     let fits = |kernel: &Kernel| kernel.modules(transport).map(drop);
-    let quick = stored::versions(kernels).iter().find_map(|dir| stored::open_quickly(dir));
-    if let Some(kernel) = quick.filter(|kernel| fits(kernel).is_ok()) {
+    if let Some(kernel) = cached(kernels, transport) {
         return Ok(kernel);
     }
     let folder = Folder::lock(kernels).map_err(|e| KernelError::File(kernels.to_owned(), e))?;
@@ -130,6 +129,13 @@ pub fn resolve(explicit: Option<&Path>, kernels: &Path, transport: Transport) ->
         }
     }
     Err(KernelError::NotFound { kernels: kernels.to_owned(), tried })
+}
+
+/// The kernel that [`resolve`] would take from the cache folder without looking at all of its content.
+#[must_use]
+pub fn cached(kernels: &Path, transport: Transport) -> Option<Kernel> {
+    let quick = stored::versions(kernels).iter().find_map(|dir| stored::open_quickly(dir));
+    quick.filter(|kernel| kernel.modules(transport).is_ok())
 }
 
 /// Remove the kernels in the cache folder that `current`, as [`resolve`] returned it, has superseded; returns how many
