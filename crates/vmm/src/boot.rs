@@ -11,9 +11,10 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    Running, Vmm,
+    Origin, Running, Started, Vmm,
     accel::{self, Accelerator, Fallback, Policy},
     machine::Machine,
+    qemu::{Qmp, QmpError},
     running::Exit,
 };
 
@@ -70,6 +71,12 @@ pub enum BootError<V: std::error::Error + 'static, R: std::error::Error + 'stati
     /// The guest is there, and said something wrong.
     #[error("the guest did not start")]
     Ready(#[source] R),
+    /// The VMM would not do what it was told.
+    #[error("the guest did not start")]
+    Refused(#[source] QmpError),
+    /// It never answered, and there was one attempt only.
+    #[error("the guest was not ready after running for {0:?}")]
+    Silent(Duration),
     /// It never answered.
     #[error("the guest was not ready after running for {deadline:?}, {attempts} times: {last_line}")]
     NotReady {
@@ -134,6 +141,7 @@ where
                     return Ok(Booted { running, ready, accelerator: Accelerator::Kvm, fallback: None });
                 }
                 Attempt::Ended(exit) => fallback = Some(Fallback::Ended(exit.to_string())),
+                Attempt::Refused(reason) => fallback = Some(Fallback::Ended(reason.to_string())),
                 Attempt::Silent(_) => fallback = Some(Fallback::NotReady(deadlines.kvm)),
             },
             Some(Err(reason)) => fallback = Some(reason),
@@ -150,6 +158,7 @@ where
                 }
                 // Not a matter of luck: a missing file, a panic.
                 Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit))),
+                Attempt::Refused(reason) => return Err(BootError::Refused(reason)),
                 Attempt::Silent(exit) => {
                     tracing::warn!("the guest was not ready in time: {exit}");
                     last_line = exit.last_console_line().unwrap_or_else(|| "nothing on its console".to_owned());
@@ -164,39 +173,71 @@ where
         accelerator: Accelerator,
         deadline: Duration,
     ) -> Result<Attempt<T>, BootError<V::Error, R>> {
-        let (running, control) = self.vmm.start(self.machine, accelerator).await.map_err(BootError::Vmm)?;
-        let outcome = tokio::select! {
-            // First, because a link that breaks means mostly that the machine has ended, and that says more.
-            biased;
-            exit = running.exited() => Err(exit),
-            outcome = within(deadline, &running, (self.ready)(control)) => Ok(outcome),
-        };
-        let ended = |exit: std::io::Result<Exit>| {
-            exit.unwrap_or_else(|e| Exit {
-                process: crate::ProcessEnd::Signal(0),
-                errors: e.to_string(),
-                console: String::new(),
-            })
-        };
-        match outcome {
-            Ok(Some(Ok(value))) => Ok(Attempt::Ready(running, value)),
-            Ok(Some(Err(wrong))) => {
-                // The link can break a moment before the process is gone.
-                match tokio::time::timeout(LAST_WORDS, running.exited()).await {
-                    Ok(exit) => Ok(Attempt::Ended(ended(exit))),
-                    Err(_) => Err(BootError::Ready(wrong)),
-                }
-            }
-            Ok(None) => Ok(Attempt::Silent(ended(running.kill().await))),
-            Err(exit) => Ok(Attempt::Ended(ended(exit))),
-        }
+        let started = self.vmm.start(self.machine, accelerator, Origin::Kernel).await.map_err(BootError::Vmm)?;
+        attend(started, deadline, &self.ready).await.map_err(BootError::Ready)
     }
 }
 
-enum Attempt<T> {
+/// How a machine's first moments went.
+pub(crate) enum Attempt<T> {
     Ready(Running, T),
     Ended(Exit),
     Silent(Exit),
+    /// The VMM would not do what it was told.
+    Refused(QmpError),
+}
+
+/// Stay with a machine until its guest is ready, or never will be. Its error is `ready`'s, of a machine that goes on.
+pub(crate) async fn attend<T, R, F>(
+    started: Started,
+    deadline: Duration,
+    ready: impl FnOnce(UnixStream) -> F,
+) -> Result<Attempt<T>, R>
+where
+    F: Future<Output = Result<T, R>>,
+{
+    let Started { mut running, control, mut monitor } = started;
+    let outcome = tokio::select! {
+        // First, because a link that breaks means mostly that the machine has ended, and that says more.
+        biased;
+        exit = running.exited() => Err(exit),
+        outcome = within(deadline, &running, ready(control)) => Ok(outcome),
+        reason = refusal(&mut monitor) => return Ok(Attempt::Refused(reason)),
+    };
+    let ended = |exit: std::io::Result<Exit>| {
+        exit.unwrap_or_else(|e| Exit {
+            process: crate::ProcessEnd::Signal(0),
+            errors: e.to_string(),
+            console: String::new(),
+        })
+    };
+    match outcome {
+        Ok(Some(Ok(value))) => {
+            running.monitor = monitor;
+            Ok(Attempt::Ready(running, value))
+        }
+        Ok(Some(Err(wrong))) => {
+            // The link can break a moment before the process is gone.
+            match tokio::time::timeout(LAST_WORDS, running.exited()).await {
+                Ok(exit) => Ok(Attempt::Ended(ended(exit))),
+                Err(_) => Err(wrong),
+            }
+        }
+        Ok(None) => Ok(Attempt::Silent(ended(running.kill().await))),
+        Err(exit) => Ok(Attempt::Ended(ended(exit))),
+    }
+}
+
+/// What the VMM would not do; for ever nothing if it does everything.
+async fn refusal(monitor: &mut Option<Box<Qmp>>) -> QmpError {
+    if let Some(monitor) = monitor {
+        match monitor.settle().await {
+            // A machine that has ended says so itself.
+            Ok(()) | Err(QmpError::Closed) => {}
+            Err(refused) => return refused,
+        }
+    }
+    std::future::pending().await
 }
 
 /// What `work` results in, or `None` if the machine has run for `deadline` before that.
@@ -219,11 +260,12 @@ mod tests {
         fs::File,
         io::{self, Read},
         os::fd::OwnedFd,
+        path::Path,
         process::{Command, Stdio},
     };
 
     use super::*;
-    use crate::{process::Process, tail::Tail};
+    use crate::{process::Process, tail::Tail, template::Recipe};
 
     /// Shell scripts in place of machines, one for each accelerator; their standard output is the guest's link.
     struct Scripts {
@@ -234,7 +276,15 @@ mod tests {
     impl Vmm for Scripts {
         type Error = io::Error;
 
-        async fn start(&self, _: &Machine, accelerator: Accelerator) -> io::Result<(Running, UnixStream)> {
+        fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe> {
+            Recipe::new(machine, accelerator, (Path::new("/bin/sh"), "1"), &[], None)
+        }
+
+        fn tsc_khz(&self) -> Option<u64> {
+            None
+        }
+
+        async fn start(&self, _: &Machine, accelerator: Accelerator, _: Origin<'_>) -> io::Result<Started> {
             let script = if accelerator == Accelerator::Kvm { self.kvm } else { self.tcg };
             let (control, guest) = UnixStream::pair()?;
             let (errors, guest_errors) = io::pipe()?;
@@ -242,7 +292,8 @@ mod tests {
             command.args(["-c", script]).stdin(Stdio::null()).stdout(OwnedFd::from(guest)).stderr(guest_errors);
             let process = Process::start(command).await?;
             let console = Tail::of("console", File::open("/dev/null")?, None)?;
-            Ok((Running::new(process, console, Tail::of("errors", errors, None)?), control))
+            let running = Running::new(process, console, Tail::of("errors", errors, None)?);
+            Ok(Started { running, control, monitor: None })
         }
     }
 

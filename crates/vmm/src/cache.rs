@@ -67,12 +67,18 @@ impl Folder {
             File::open(entry?.path())?.sync_all()?;
         }
         File::open(staged.path())?.sync_all()?;
+        let path = self.name_dir(staged, name)?;
+        File::open(&self.path)?.sync_all()?;
+        Ok(path)
+    }
+
+    /// As [`Folder::publish_dir`], for content that is looked at again after a crash of the host.
+    pub(crate) fn name_dir(&self, staged: TempDir, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join(name);
         self.discard(name)?;
         fs::rename(staged.path(), &path)?;
         // It has its name now; there is nothing to remove any more.
         let _ = staged.keep();
-        File::open(&self.path)?.sync_all()?;
         Ok(path)
     }
 

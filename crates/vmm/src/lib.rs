@@ -19,20 +19,26 @@ pub mod kernel;
 mod machine;
 mod process;
 pub mod qemu;
+mod restore;
 mod running;
 mod tail;
+pub mod template;
 mod tsc;
 pub mod upper;
 
-use std::{future::Future, os::unix::net::UnixStream};
+use std::{fs::File, future::Future, io, os::unix::net::UnixStream};
 
 pub use self::{
     accel::{Accelerator, Fallback, Policy, kvm},
     boot::{BootError, Booted, Deadlines, LAST_WORDS, boot},
     machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
+    restore::{RestoreError, SaveError, restore, save},
     running::{Exit, Running},
+    template::{Recipe, Template, Templates},
 };
+
+use self::qemu::Qmp;
 
 /// The guest's one binary: static, PID 1 and agent.
 pub static GUEST: &[u8] = include_bytes!(env!("MATCHLOCK_GUEST_BINARY_PATH"));
@@ -42,11 +48,41 @@ pub trait Vmm: Sync {
     /// Why it cannot start one.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Start a machine. Returns it with the host's end of its control link, non-blocking. Its guest need not be ready then:
-    /// that is for [`boot`] to find out.
+    /// What a template of `machine` would be made from.
+    ///
+    /// # Errors
+    /// A file of it cannot be looked at.
+    fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe>;
+
+    /// The rate in kHz that its guests take the host's time-stamp counter to have, if they are told.
+    fn tsc_khz(&self) -> Option<u64>;
+
+    /// Start a machine. Its guest need not be ready when this returns: that is for [`boot`] and [`restore`] to find out.
     fn start(
         &self,
         machine: &Machine,
         accelerator: Accelerator,
-    ) -> impl Future<Output = Result<(Running, UnixStream), Self::Error>> + Send;
+        origin: Origin<'_>,
+    ) -> impl Future<Output = Result<Started, Self::Error>> + Send;
+}
+
+/// Where a machine's guest comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// The kernel boots.
+    Kernel,
+    /// The kernel boots, and keeps its memory in this file, for it is to be saved.
+    Draft(&'a File),
+    /// A saved guest goes on.
+    Template(&'a Template),
+}
+
+/// A machine that has just been started.
+#[derive(Debug)]
+pub struct Started {
+    /// It, which ends when this is dropped.
+    pub running: Running,
+    /// The host's end of the control link, non-blocking.
+    pub control: UnixStream,
+    monitor: Option<Box<Qmp>>,
 }

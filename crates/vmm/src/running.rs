@@ -1,9 +1,10 @@
 //! A machine that runs.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, fs::File, io, time::Duration};
 
 use crate::{
     process::{Process, ProcessEnd},
+    qemu::{Qmp, QmpError},
     tail::Tail,
 };
 
@@ -12,6 +13,8 @@ pub struct Running {
     process: Process,
     console: Tail,
     errors: Tail,
+    /// Where the VMM takes orders, if it was started with such a place.
+    pub(crate) monitor: Option<Box<Qmp>>,
 }
 
 /// How a machine ended, and the last that it and its VMM said.
@@ -27,7 +30,7 @@ pub struct Exit {
 
 impl Running {
     pub(crate) const fn new(process: Process, console: Tail, errors: Tail) -> Self {
-        Self { process, console, errors }
+        Self { process, console, errors, monitor: None }
     }
 
     /// The VMM's process.
@@ -42,6 +45,14 @@ impl Running {
     /// It has ended.
     pub fn processor_time(&self) -> io::Result<Duration> {
         self.process.processor_time()
+    }
+
+    /// Stop it for good, and write what it takes to go on, beside its memory, to `state`.
+    pub(crate) async fn save(mut self, state: &File) -> Result<(), QmpError> {
+        match &mut self.monitor {
+            Some(monitor) => monitor.save(state).await,
+            None => Err(QmpError::Closed),
+        }
     }
 
     /// Wait until the machine has ended, for whatever reason. Several may wait.

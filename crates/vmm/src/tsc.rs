@@ -27,6 +27,9 @@ const TRIES: usize = 32;
 /// Rates that a real counter can have, in kHz; anything else is a broken measurement.
 const PLAUSIBLE: std::ops::RangeInclusive<u64> = 100_000..=20_000_000;
 
+/// A guest's clock may be off by one part in so many: 200 in a million, four times what a quartz may be.
+const MAX_DRIFT: u64 = 5_000;
+
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     boot_id: String,
@@ -54,8 +57,18 @@ pub(crate) fn khz(cache_dir: &Path) -> Option<u64> {
     Some(khz)
 }
 
+/// Can a guest that was told the one rate go on where the other one holds? Measuring twice gives results that differ by
+/// some parts in a million; another processor's is another number.
+pub(crate) fn same_rate(told: Option<u64>, now: Option<u64>) -> bool {
+    match (told, now) {
+        (None, None) => true,
+        (Some(told), Some(now)) => told.abs_diff(now) * MAX_DRIFT <= told,
+        _ => false,
+    }
+}
+
 /// This boot of the host (random(4)).
-fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use matchlock_model::CacheLayout;
-use matchlock_vmm::{Accelerator, GUEST, Machine, Vmm, initramfs, kernel, qemu::Qemu};
+use matchlock_vmm::{Accelerator, GUEST, Machine, Origin, Vmm, initramfs, kernel, qemu::Qemu};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -36,8 +36,9 @@ async fn supervisor() {
     };
     // On a thread that ends at once: the machine must not end with it.
     let runtime = tokio::runtime::Handle::current();
-    let start = move || runtime.block_on(qemu.start(&machine, Accelerator::Tcg)).unwrap();
-    let (running, _control) = tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap()).await.unwrap();
+    let start = move || runtime.block_on(qemu.start(&machine, Accelerator::Tcg, Origin::Kernel)).unwrap();
+    let matchlock_vmm::Started { running, control: _control, .. } =
+        tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap()).await.unwrap();
     let early_end = tokio::time::timeout(std::time::Duration::from_millis(500), running.exited()).await;
     assert!(early_end.is_err(), "{early_end:?}");
     println!("{MARK}{}", running.pid());

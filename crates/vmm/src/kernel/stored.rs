@@ -39,7 +39,9 @@ type Stamps = BTreeMap<String, (u64, i128)>;
 /// The folders of all versions below `kernels`, newest version first.
 pub(super) fn versions(kernels: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(kernels).into_iter().flatten().flatten();
-    let mut dirs: Vec<_> = entries.map(|entry| entry.path()).filter(|dir| dir.join(KERNEL).is_file()).collect();
+    // Another process may be filling one that has no name yet.
+    let named = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let mut dirs: Vec<_> = named.map(|entry| entry.path()).filter(|dir| dir.join(KERNEL).is_file()).collect();
     dirs.sort_by_cached_key(|dir| std::cmp::Reverse(dir.file_name().map(|name| natural(&name.to_string_lossy()))));
     dirs
 }
@@ -250,13 +252,13 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_their_numbers() {
         let dir = tempfile::tempdir().unwrap();
-        for version in ["6.1.0-9-cloud", "6.1.0-10-cloud", "6.12.1", "5.10", ".old.tmp", "no-kernel"] {
+        for version in ["6.1.0-9-cloud", "6.1.0-10-cloud", "6.12.1", "5.10", ".half-made.tmp", "no-kernel"] {
             fs::create_dir(dir.path().join(version)).unwrap();
             if version != "no-kernel" {
                 fs::write(dir.path().join(version).join(KERNEL), "").unwrap();
             }
         }
         let names: Vec<_> = versions(dir.path()).iter().map(|d| d.file_name().unwrap().to_owned()).collect();
-        assert_eq!(names[..4], ["6.12.1", "6.1.0-10-cloud", "6.1.0-9-cloud", "5.10"]);
+        assert_eq!(names, ["6.12.1", "6.1.0-10-cloud", "6.1.0-9-cloud", "5.10"]);
     }
 }

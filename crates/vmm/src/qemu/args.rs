@@ -16,7 +16,9 @@ use crate::{
 /// Descriptors that QEMU is started with, by what they are; the disks' follow.
 pub(super) const CONTROL_FD: i32 = 3;
 pub(super) const CONSOLE_FD: i32 = 4;
-pub(super) const FIRST_DISK_FD: i32 = 5;
+pub(super) const MONITOR_FD: i32 = 5;
+pub(super) const MEMORY_FD: i32 = 6;
+pub(super) const FIRST_DISK_FD: i32 = 7;
 
 /// Most disks of one machine: `microvm` has 24 places for virtio devices, of which the first does not work (QEMU 7.2 with
 /// Linux 6.1: its interrupt never arrives), the control link takes one, and one is kept for a network interface.
@@ -40,6 +42,18 @@ pub(super) struct Host {
     pub(super) accelerator: Accelerator,
     /// Rate of the host's time-stamp counter, where it is invariant.
     pub(super) tsc_khz: Option<u64>,
+    pub(super) memory: Memory,
+}
+
+/// What the guest's memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// The process's own.
+    Anonymous,
+    /// A file that is to hold it, for the machine is to be saved.
+    Written,
+    /// A file that holds a saved guest's; what this one changes stays its own.
+    Restored,
 }
 
 /// The arguments after the program's name.
@@ -59,6 +73,13 @@ pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
     args.option("-device", format!("virtserialport,nr=1,chardev=control,name={PORT_NAME}"));
     for (position, disk) in machine.disks.iter().enumerate() {
         args.disk(position, disk);
+    }
+    if host.memory != Memory::Anonymous {
+        args.option("-chardev", format!("socket,id=monitor,fd={MONITOR_FD}"));
+        args.option("-mon", "chardev=monitor,mode=control");
+    }
+    if host.memory == Memory::Restored {
+        args.option("-incoming", "defer");
     }
     args.words
 }
@@ -81,8 +102,15 @@ impl Args {
 
     fn board(&mut self, machine: &Machine, host: Host) {
         let memory = machine.memory_mb;
-        // Named, so that it can become a file that templates share.
-        self.option("-object", format!("memory-backend-ram,id=ram,size={memory}M"));
+        let file = |share| {
+            format!("memory-backend-file,id=ram,size={memory}M,mem-path=/proc/self/fd/{MEMORY_FD},share={share}")
+        };
+        let backend = match host.memory {
+            Memory::Anonymous => format!("memory-backend-ram,id=ram,size={memory}M"),
+            Memory::Written => file("on"),
+            Memory::Restored => file("off"),
+        };
+        self.option("-object", backend);
         self.option("-m", format!("{memory}M"));
         self.option("-smp", machine.vcpus.to_string());
         match host.board {
@@ -174,7 +202,12 @@ mod tests {
 
     #[test]
     fn emulated_microvm() {
-        let host = Host { board: Board::Microvm, accelerator: Accelerator::Tcg, tsc_khz: Some(2_445_406) };
+        let host = Host {
+            board: Board::Microvm,
+            accelerator: Accelerator::Tcg,
+            tsc_khz: Some(2_445_406),
+            memory: Memory::Anonymous,
+        };
         insta::assert_snapshot!(shown(&machine(), host), @r#"
         -nodefaults
         -no-user-config
@@ -195,10 +228,10 @@ mod tests {
         -device virtio-serial-device,bus=virtio-mmio-bus.3,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=5,set=1
+        -add-fd fd=7,set=1
         -blockdev {"driver":"raw","node-name":"disk0","read-only":true,"discard":"ignore","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/1"}}
         -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off,werror=report,rerror=report
-        -add-fd fd=6,set=2
+        -add-fd fd=8,set=2
         -blockdev {"driver":"raw","node-name":"disk1","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/2"}}
         -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on,werror=report,rerror=report
         "#);
@@ -206,7 +239,12 @@ mod tests {
 
     #[test]
     fn kvm_on_a_pci_board() {
-        let host = Host { board: Board::Q35, accelerator: Accelerator::Kvm, tsc_khz: Some(2_445_406) };
+        let host = Host {
+            board: Board::Q35,
+            accelerator: Accelerator::Kvm,
+            tsc_khz: Some(2_445_406),
+            memory: Memory::Anonymous,
+        };
         let machine = Machine { disks: vec![Disk::durable("/volumes/v.ext4".into())], ..machine() };
         insta::assert_snapshot!(shown(&machine, host), @r#"
         -nodefaults
@@ -228,7 +266,7 @@ mod tests {
         -device virtio-serial-pci,disable-legacy=on,addr=0x2,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=5,set=1
+        -add-fd fd=7,set=1
         -blockdev {"driver":"raw","node-name":"disk0","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":false},"file":{"driver":"file","filename":"/dev/fdset/1"}}
         -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
         "#);

@@ -6,6 +6,7 @@
 
 mod args;
 mod probe;
+mod qmp;
 
 use std::{
     fs::File,
@@ -18,14 +19,16 @@ use std::{
 use command_fds::{CommandFdExt, FdMapping};
 use thiserror::Error;
 
-pub use self::{args::MAX_DISKS, probe::Board};
+pub(crate) use self::qmp::Qmp;
+pub use self::{args::MAX_DISKS, probe::Board, qmp::QmpError};
 use crate::{
-    Running, Vmm,
-    accel::Accelerator,
+    Origin, Running, Started, Vmm,
+    accel::{self, Accelerator},
     kernel::Transport,
     machine::{Disk, Machine},
     process::Process,
     tail::Tail,
+    template::Recipe,
     tsc,
 };
 
@@ -47,6 +50,9 @@ pub enum QemuError {
     /// The system refused a socket, a thread or a process.
     #[error("start {}", .0.display())]
     Start(PathBuf, #[source] io::Error),
+    /// It does not do what it is told while it runs.
+    #[error(transparent)]
+    Monitor(#[from] QmpError),
 }
 
 /// An installed QEMU.
@@ -81,6 +87,10 @@ impl Qemu {
         self.facts.board.transport()
     }
 
+    const fn host(&self, accelerator: Accelerator, memory: args::Memory) -> args::Host {
+        args::Host { board: self.facts.board, accelerator, tsc_khz: self.tsc_khz, memory }
+    }
+
     /// Start processes of this machine type instead of the one found best.
     #[must_use]
     pub fn with_board(mut self, board: Board) -> Self {
@@ -92,7 +102,23 @@ impl Qemu {
 impl Vmm for Qemu {
     type Error = QemuError;
 
-    async fn start(&self, machine: &Machine, accelerator: Accelerator) -> Result<(Running, UnixStream), QemuError> {
+    fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe> {
+        let host = args::Host { tsc_khz: None, ..self.host(accelerator, args::Memory::Restored) };
+        let processor = match accelerator {
+            Accelerator::Kvm => Some(accel::cpu_flags(Path::new("/proc/cpuinfo"))?.join(" ")),
+            // Emulated ones are all alike.
+            Accelerator::Tcg => None,
+        };
+        let vmm = (self.binary.as_path(), self.version());
+        Recipe::new(machine, accelerator, vmm, &args::arguments(machine, host), processor)
+    }
+
+    async fn start(
+        &self,
+        machine: &Machine,
+        accelerator: Accelerator,
+        origin: Origin<'_>,
+    ) -> Result<Started, QemuError> {
         if machine.disks.len() > MAX_DISKS {
             return Err(QemuError::TooManyDisks(machine.disks.len()));
         }
@@ -104,13 +130,26 @@ impl Vmm for Qemu {
 
         let mut descriptors: Vec<(OwnedFd, i32)> =
             vec![(guest_control.into(), args::CONTROL_FD), (guest_console.into(), args::CONSOLE_FD)];
+        let (memory, file) = match origin {
+            Origin::Kernel => (args::Memory::Anonymous, None),
+            Origin::Draft(file) => (args::Memory::Written, Some(file)),
+            Origin::Template(template) => (args::Memory::Restored, Some(&template.memory)),
+        };
+        let monitor = if let Some(file) = file {
+            let (monitor, qemus) = UnixStream::pair().map_err(failed)?;
+            descriptors.push((qemus.into(), args::MONITOR_FD));
+            descriptors.push((file.try_clone().map_err(failed)?.into(), args::MEMORY_FD));
+            Some(Box::new(Qmp::new(monitor).await?))
+        } else {
+            None
+        };
         for (disk, number) in machine.disks.iter().zip(args::FIRST_DISK_FD..) {
             descriptors.push((open_disk(disk)?.into(), number));
         }
         let mappings = descriptors.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
-        let host = args::Host { board: self.facts.board, accelerator, tsc_khz: self.tsc_khz };
         let mut command = Command::new(&self.binary);
-        command.args(args::arguments(machine, host)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
+        command.args(args::arguments(machine, self.host(accelerator, memory)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
         // The user's environment may hold secrets, and the user's folder may want to be unmounted.
         command.env_clear().current_dir("/");
         command.fd_mappings(mappings.collect()).map_err(|e| failed(io::Error::other(e)))?;
@@ -118,10 +157,18 @@ impl Vmm for Qemu {
         // The command, and with it our copies of QEMU's ends, is gone when this returns: a link ends when QEMU does.
         let process = Process::start(command).await.map_err(failed)?;
         let pid = process.pid();
-        tracing::debug!(pid, ?accelerator, "qemu started");
+        tracing::debug!(pid, ?accelerator, ?memory, "qemu started");
         let console = Tail::of("vm-console", console, machine.console_log.clone()).map_err(failed)?;
         let errors = Tail::of("vm-errors", errors, None).map_err(failed)?;
-        Ok((Running::new(process, console, errors), control))
+        let mut started = Started { running: Running::new(process, console, errors), control, monitor };
+        if let (Origin::Template(template), Some(monitor)) = (origin, &mut started.monitor) {
+            monitor.restore(&template.state).await?;
+        }
+        Ok(started)
+    }
+
+    fn tsc_khz(&self) -> Option<u64> {
+        self.tsc_khz
     }
 }
 

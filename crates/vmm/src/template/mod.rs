@@ -1,0 +1,267 @@
+//! Saved guests: `~/.cache/matchlock/templates/<key>/`, each a machine that was booted once, saved while its guest was
+//! parked, and is continued by every sandbox of its shape.
+//!
+//! ```text
+//! template.json   what it was made from, and the digests of the other two; its modification time is the last use
+//! memory          the guest's memory, sparse; mapped privately by everyone who restores it
+//! state           the VMM's saved devices and processors
+//! checked.json    in which boot of the host both files were last compared with their digests, and as what
+//! ```
+//!
+//! Called by [`crate::boot()`] and by the verbs that list and remove. Invariants: a folder with its final name is complete; it
+//! is made under the folder's lock and never changed afterwards; what a crash of the host or a failing disk did to it is
+//! found before it is used, because the files are read in full once in every boot.
+
+mod contents;
+mod recipe;
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use thiserror::Error;
+
+pub use self::recipe::Recipe;
+use self::{contents::Contents, recipe::Kept};
+use crate::{
+    cache::{Folder, read_bounded},
+    tsc,
+};
+
+const RECIPE: &str = "template.json";
+const CHECKED: &str = "checked.json";
+const MEMORY: &str = "memory";
+const STATE: &str = "state";
+
+/// Bound on the two JSON files: a digest for each MiB of a guest's memory is the largest part.
+const MAX_JSON: u64 = 16 * 1024 * 1024;
+
+/// Why a template cannot be used.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum TemplateError {
+    #[error("there is no template of this shape")]
+    Missing,
+    #[error("the template {key} is damaged: {reason}")]
+    Damaged { key: String, reason: String },
+    #[error("the template {key} was made where the time-stamp counter runs at another rate")]
+    OtherClock { key: String },
+    #[error("{}", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// The folder of templates.
+#[derive(Clone, Debug)]
+pub struct Templates {
+    folder: PathBuf,
+}
+
+/// A template that was found to be what it was when it was made.
+#[derive(Debug)]
+pub struct Template {
+    pub(crate) memory: File,
+    pub(crate) state: File,
+}
+
+/// A template under construction; dropped, nothing of it is left.
+pub(crate) struct Unfinished {
+    folder: Folder,
+    staged: TempDir,
+    recipe: Recipe,
+}
+
+/// What is known about one template, for people.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its folder's name.
+    pub key: String,
+    /// What it was made from; `None` if that cannot be read.
+    pub recipe: Option<Recipe>,
+    /// Bytes that it takes up on the disk.
+    pub size: u64,
+    /// When it was last restored, or else made.
+    pub used: SystemTime,
+}
+
+/// `checked.json`.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Checked {
+    boot_id: String,
+    memory: Identity,
+    state: Identity,
+}
+
+/// What changes with a file's content, unless somebody has the rights to the device below it: size, inode, and the times of
+/// the last change of content and of anything, in nanoseconds.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Identity(u64, u64, i128, i128);
+
+impl Templates {
+    /// The templates below `folder`, which is made when the first one is.
+    #[must_use]
+    pub const fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The template made from `recipe`, if there is one and it is as it was made.
+    pub(crate) fn find(&self, recipe: &Recipe, tsc_khz: Option<u64>) -> Result<Template, TemplateError> {
+        let key = recipe.key();
+        let dir = self.folder.join(&key);
+        let damaged = |reason: String| TemplateError::Damaged { key: key.clone(), reason };
+        let text = match read_bounded(&dir.join(RECIPE), MAX_JSON) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TemplateError::Missing),
+            Err(error) => return Err(damaged(error.to_string())),
+        };
+        let kept: Kept = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if kept.recipe != *recipe {
+            return Err(damaged("it was made from something else".to_owned()));
+        }
+        if !tsc::same_rate(kept.tsc_khz, tsc_khz) {
+            return Err(TemplateError::OtherClock { key });
+        }
+        let open = |name| File::options().read(true).write(name == MEMORY).open(dir.join(name));
+        let opened = || -> io::Result<Template> {
+            let mut template = Template { memory: open(MEMORY)?, state: open(STATE)? };
+            check(&dir, &kept, &template)?;
+            // The VMM reads on from here.
+            template.state.rewind()?;
+            Ok(template)
+        };
+        let template = opened().map_err(|error| damaged(error.to_string()))?;
+        // Only `prune` looks at it, and a disk that is full or read-only is no reason not to start.
+        let _ =
+            File::options().append(true).open(dir.join(RECIPE)).and_then(|file| file.set_modified(SystemTime::now()));
+        Ok(template)
+    }
+
+    /// Wait until nobody else makes one, and begin to make the one from `recipe`. Blocks.
+    pub(crate) fn begin(&self, recipe: &Recipe) -> Result<Unfinished, TemplateError> {
+        let failed = |e| TemplateError::Io(self.folder.clone(), e);
+        let folder = Folder::lock(&self.folder).map_err(failed)?;
+        let staged = folder.staging().map_err(failed)?;
+        Ok(Unfinished { folder, staged, recipe: recipe.clone() })
+    }
+
+    /// All of them, in the order of their keys.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Listed>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let key = entry.file_name().to_string_lossy().into_owned();
+            if recipe::is_key(&key) {
+                all.push(listed(&entry.path(), key));
+            }
+        }
+        all.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(all)
+    }
+
+    /// Remove the template `key`; false if there is none. Machines that were restored from it go on.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn remove(&self, key: &str) -> io::Result<bool> {
+        if !recipe::is_key(key) || !self.folder.join(key).exists() {
+            return Ok(false);
+        }
+        Folder::lock(&self.folder)?.discard(key)?;
+        Ok(true)
+    }
+}
+
+impl Unfinished {
+    /// The file for `size_mb` MiB of guest memory.
+    pub(crate) fn memory(&self, size_mb: u32) -> io::Result<File> {
+        let file = self.create(MEMORY)?;
+        file.set_len(u64::from(size_mb) * 1024 * 1024)?;
+        Ok(file)
+    }
+
+    /// The file for the VMM's state.
+    pub(crate) fn state(&self) -> io::Result<File> {
+        self.create(STATE)
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(0o600).open(self.staged.path().join(name))
+    }
+
+    /// Both files are written, by a VMM that has ended: the template gets its name.
+    pub(crate) fn publish(self, tsc_khz: Option<u64>) -> io::Result<()> {
+        let dir = self.staged.path();
+        let open = |name| File::options().read(true).write(true).open(dir.join(name));
+        let (memory, state) = (open(MEMORY)?, open(STATE)?);
+        contents::drop_zeros(&memory)?;
+        let kept = Kept { recipe: self.recipe, tsc_khz, memory: Contents::of(&memory)?, state: Contents::of(&state)? };
+        let write = |name: &str, text: Vec<u8>| File::create_new(dir.join(name))?.write_all(&text);
+        write(RECIPE, serde_json::to_vec(&kept)?)?;
+        write(CHECKED, serde_json::to_vec(&Checked::now(&memory, &state)?)?)?;
+        // Not synced: should the host crash, the next boot compares the digests, and a template can be made again.
+        self.folder.name_dir(self.staged, &kept.recipe.key()).map(drop)
+    }
+}
+
+/// Compare content with digests, unless that was done in this boot and nothing has changed since.
+fn check(dir: &Path, kept: &Kept, template: &Template) -> io::Result<()> {
+    let now = Checked::now(&template.memory, &template.state)?;
+    let known = read_bounded(&dir.join(CHECKED), MAX_JSON).ok();
+    if known.and_then(|text| serde_json::from_slice::<Checked>(&text).ok()).is_some_and(|known| known == now) {
+        return Ok(());
+    }
+    for (name, file, recorded) in [(MEMORY, &template.memory, &kept.memory), (STATE, &template.state, &kept.state)] {
+        if Contents::of(file)? != *recorded {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} has changed")));
+        }
+    }
+    let text = serde_json::to_vec(&now)?;
+    let remember = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&text)?;
+        file.persist(dir.join(CHECKED)).map_err(|e| e.error)?;
+        Ok(())
+    };
+    if let Err(error) = remember() {
+        tracing::debug!("cannot remember that {} was checked: {error}", dir.display());
+    }
+    Ok(())
+}
+
+impl Checked {
+    fn now(memory: &File, state: &File) -> io::Result<Self> {
+        Ok(Self { boot_id: tsc::boot_id()?, memory: Identity::of(memory)?, state: Identity::of(state)? })
+    }
+}
+
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        let content = nanoseconds(meta.mtime(), meta.mtime_nsec());
+        Ok(Self(meta.len(), meta.ino(), content, nanoseconds(meta.ctime(), meta.ctime_nsec())))
+    }
+}
+
+fn listed(dir: &Path, key: String) -> Listed {
+    let recipe = read_bounded(&dir.join(RECIPE), MAX_JSON).ok();
+    let recipe = recipe.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()).map(|kept| kept.recipe);
+    let entries = || fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = entries().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum();
+    let used = fs::metadata(dir.join(RECIPE)).and_then(|meta| meta.modified());
+    Listed { key, recipe, size, used: used.unwrap_or(SystemTime::UNIX_EPOCH) }
+}

@@ -1,0 +1,99 @@
+//! What a template is made from, and the name that follows from it.
+//!
+//! Invariant: two machines with the same key boot alike, so that a guest saved on one can go on as the other.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use matchlock_model::Digest;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::contents::Contents;
+use crate::{Accelerator, Machine, cache::stamp_of};
+
+/// Raised when this program saves or continues guests in another way.
+const FORMAT: u32 = 1;
+
+/// Characters of a key: 128 bits of the recipe's digest.
+const KEY: usize = 32;
+
+/// Everything on which a saved guest depends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    format: u32,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Block devices.
+    pub disks: usize,
+    /// What runs it.
+    pub accelerator: Accelerator,
+    /// The VMM's version, for people.
+    pub vmm: String,
+    /// The VMM's command line: every device, the kernel's command line, the initramfs by its digest.
+    arguments: Vec<String>,
+    /// The VMM's binary, the kernel and the initramfs, each with size and modification time.
+    files: Vec<(PathBuf, (u64, i128))>,
+    /// The processor's features, where the guest sees them.
+    processor: Option<String>,
+}
+
+/// `template.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) recipe: Recipe,
+    /// The rate that the guest takes the host's time-stamp counter to have.
+    pub(super) tsc_khz: Option<u64>,
+    pub(super) memory: Contents,
+    pub(super) state: Contents,
+}
+
+impl Recipe {
+    /// `arguments` are those with which the VMM would boot `machine`, without what was measured.
+    pub(crate) fn new(
+        machine: &Machine,
+        accelerator: Accelerator,
+        (binary, version): (&Path, &str),
+        arguments: &[OsString],
+        processor: Option<String>,
+    ) -> io::Result<Self> {
+        let files = [binary, &machine.kernel, &machine.initramfs];
+        Ok(Self {
+            format: FORMAT,
+            vcpus: machine.vcpus,
+            memory_mb: machine.memory_mb,
+            disks: machine.disks.len(),
+            accelerator,
+            vmm: version.to_owned(),
+            arguments: arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            files: files.into_iter().map(|path| Ok((path.to_owned(), stamp_of(path)?))).collect::<io::Result<_>>()?,
+            processor,
+        })
+    }
+
+    /// The name of the template made from it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        // Serializing plain data into memory cannot fail; an empty text would only be a key that no template has.
+        hash.update(serde_json::to_vec(self).unwrap_or_default());
+        let digest = Digest::from_bytes(hash.finalize().into());
+        digest.hex().chars().take(KEY).collect()
+    }
+
+    /// Are the files that it was made from still those?
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.format == FORMAT && self.files.iter().all(|(path, stamp)| stamp_of(path).is_ok_and(|now| now == *stamp))
+    }
+}
+
+/// Can this be a template's name?
+pub(super) fn is_key(name: &str) -> bool {
+    name.len() == KEY && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
