@@ -29,6 +29,7 @@ use crate::{
     os_error::{Doing, OsError},
     power::PowerOff,
     reap::{Left, Reaper},
+    rehearsal,
     session::Session,
     spawn::Spawner,
     start,
@@ -258,10 +259,7 @@ impl Agent {
         let answer = match request {
             Request::Start(start) => self.start(&start),
             Request::Exec(exec) => self.exec(id, &exec),
-            Request::Sync => {
-                rustix::fs::sync();
-                Ok(Some(Note::Done))
-            }
+            Request::Park(disks) => self.park(&disks),
             Request::PowerOff { grace_ms } => self.power_off(id, grace_ms),
         };
         let note = match answer {
@@ -284,6 +282,14 @@ impl Agent {
         let disks = start::start(request, &mut self.spawner)
             .map_err(|error| Failure { kind: FailureKind::Internal, message: error.to_string() })?;
         self.stage = Stage::Started(disks);
+        Ok(Some(Note::Done))
+    }
+
+    fn park(&mut self, disks: &matchlock_wire::RootDisks) -> Answer {
+        if !matches!(self.stage, Stage::Parked) {
+            return Err(internal("a sandbox cannot be parked"));
+        }
+        rehearsal::rehearse(disks).map_err(|error| internal(&error.to_string()))?;
         Ok(Some(Note::Done))
     }
 

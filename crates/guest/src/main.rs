@@ -3,6 +3,7 @@
 //! ```text
 //! boot     mount what no sandbox changes, load modules, find the port          (before the guest may be parked)
 //! agent    the loop: one poll over the port, SIGCHLD and the sessions' descriptors
+//! rehearse everything below once, for a guest that is to be saved            (request `Park`)
 //! start    become one sandbox: entropy, clock, disks, root, names, confinement (request `Start`, once)
 //! exec     prepare a program, spawn it; session pumps its bytes                (request `Exec`)
 //! power    end everything, leave clean disks, power off                        (request `PowerOff`)
@@ -28,6 +29,7 @@ mod mounts;
 mod os_error;
 mod power;
 mod reap;
+mod rehearsal;
 mod root;
 mod session;
 mod spawn;
@@ -40,6 +42,9 @@ mod users;
 use crate::agent::{Agent, AgentError};
 
 fn main() {
+    if rustix::process::getpid() != rustix::process::Pid::INIT {
+        return; // run by a rehearsal
+    }
     console::end_vm_on_panic();
     let Err(error) = boot::boot().map_err(AgentError::from).and_then(Agent::run);
     console::say(format_args!("fatal: {error}"));

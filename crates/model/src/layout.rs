@@ -111,6 +111,12 @@ impl CacheLayout {
         self.root.join("initramfs")
     }
 
+    /// Saved guests, one folder per shape of machine.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
     /// Empty ext4 images, one per size, that writable layers are copied from.
     #[must_use]
     pub fn uppers(&self) -> PathBuf {

@@ -21,12 +21,16 @@ pub enum AskError {
 /// Ask the guest for something that it answers with `Done`.
 pub(crate) async fn ask(link: &Link, request: Request) -> Result<(), AskError> {
     let mut session = link.open(request).await?;
+    let mut answer = None;
     loop {
         match session.next().await {
-            Some(Event::Note(_, Note::Done)) => return Ok(()),
-            Some(Event::Note(_, Note::Failed(failure))) => return Err(AskError::Refused(printable(&failure.message))),
+            Some(Event::Note(_, Note::Done)) => answer = Some(Ok(())),
+            Some(Event::Note(_, Note::Failed(failure))) => {
+                answer = Some(Err(AskError::Refused(printable(&failure.message))));
+            }
+            // To the session's very end, so that nothing of it is under way any more.
+            Some(Event::Ended(_)) | None => return answer.unwrap_or_else(|| Err(session.fate().into())),
             Some(_) => {}
-            None => return Err(session.fate().into()),
         }
     }
 }

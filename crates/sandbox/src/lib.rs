@@ -17,6 +17,7 @@ mod relay;
 mod sandbox;
 mod socket;
 mod start;
+mod template;
 
 pub use ask::AskError;
 pub use disks::DiskError;
@@ -29,3 +30,4 @@ pub use matchlock_store as store;
 pub use matchlock_vmm as vmm;
 pub use matchlock_wire::{Exec, Stdio, TerminalSize};
 pub use sandbox::{CloseError, Sandbox};
+pub use template::NoTemplate;

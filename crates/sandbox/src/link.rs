@@ -93,6 +93,12 @@ impl Link {
         }
     }
 
+    /// Take the host's role towards a guest that was saved while it was parked: it has said its hello.
+    #[must_use]
+    pub fn to_restored(stream: UnixStream) -> Self {
+        Self::drive(stream, Mux::to_restored(), None).0
+    }
+
     /// Take the guest's role on `stream`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The one message that turns a booted guest into this sandbox. Pure: specification and host facts in, message out.
 
-use std::{os::fd::AsRawFd, path::PathBuf};
+use std::path::PathBuf;
 
 use matchlock_model::SandboxSpec;
 use matchlock_vmm::Disk;
@@ -12,10 +12,7 @@ pub(crate) const LOWER: u32 = 0;
 pub(crate) const UPPER: u32 = 1;
 
 /// The machine's disks for `spec`: image, writable layer, the user's own.
-///
-/// The image is named by its descriptor, which the caller keeps until the machine has its own (`proc_pid_fd(5)`).
-pub(crate) fn disks(spec: &SandboxSpec, image: &impl AsRawFd, upper: PathBuf) -> Vec<Disk> {
-    let image = PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd()));
+pub(crate) fn disks(spec: &SandboxSpec, image: PathBuf, upper: PathBuf) -> Vec<Disk> {
     let own = spec.extra_disks.iter().map(|disk| {
         if disk.readonly { Disk::readonly(disk.host_path.clone()) } else { Disk::durable(disk.host_path.clone()) }
     });
@@ -66,10 +63,10 @@ mod tests {
             extra_disks: vec![disk("/a", false), disk("/b", true)],
             image_config: ImageConfig::default(),
         };
-        let machine = disks(&spec, &7, "/upper".into());
+        let machine = disks(&spec, "/image".into(), "/upper".into());
         let start = message(&spec, 0, [0; 32]);
         assert_eq!(start.hostname, spec.id.as_str());
-        assert_eq!(machine[start.root.lower as usize].file, PathBuf::from("/proc/self/fd/7"));
+        assert_eq!(machine[start.root.lower as usize].file, PathBuf::from("/image"));
         assert_eq!(machine[start.root.upper as usize].file, PathBuf::from("/upper"));
         for mount in &start.disks {
             let disk = &machine[mount.device as usize];

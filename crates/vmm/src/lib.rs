@@ -35,7 +35,7 @@ pub use self::{
     process::ProcessEnd,
     restore::{RestoreError, SaveError, restore, save},
     running::{Exit, Running},
-    template::{Recipe, Template, Templates},
+    template::{Recipe, Template, TemplateError, Templates},
 };
 
 use self::qemu::Qmp;

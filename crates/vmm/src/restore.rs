@@ -91,7 +91,7 @@ where
 ///
 /// # Errors
 /// [`SaveError`]; nothing is left then.
-pub async fn save<V, R, F>(
+pub async fn save<V, T, R, F>(
     vmm: &V,
     templates: &Templates,
     (recipe, accelerator): (&Recipe, Accelerator),
@@ -101,7 +101,7 @@ pub async fn save<V, R, F>(
 where
     V: Vmm,
     R: std::error::Error + 'static,
-    F: Future<Output = Result<(), R>>,
+    F: Future<Output = Result<T, R>>,
 {
     let unfinished = blocking({
         let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
@@ -117,8 +117,9 @@ where
     let (memory, state) =
         unfinished.memory(machine.memory_mb).and_then(|m| Ok((m, unfinished.state()?))).map_err(SaveError::Write)?;
     let started = vmm.start(machine, accelerator, Origin::Draft(&memory)).await.map_err(BootError::Vmm)?;
-    let running = match attend(started, PARK_DEADLINE, park).await.map_err(BootError::Ready)? {
-        Attempt::Ready(running, ()) => running,
+    // What `park` leaves is kept: a link that closes is news for the guest, which would be saved with it.
+    let (running, _parked) = match attend(started, PARK_DEADLINE, park).await.map_err(BootError::Ready)? {
+        Attempt::Ready(running, parked) => (running, parked),
         Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit)).into()),
         Attempt::Refused(reason) => return Err(BootError::Refused(reason).into()),
         Attempt::Silent(_) => return Err(BootError::Silent(PARK_DEADLINE).into()),

@@ -57,13 +57,27 @@ pub enum UpperError {
 /// [`UpperError`]; nothing is left at `path` then.
 pub fn create(uppers: &Path, size_mb: u64, path: &Path) -> Result<(), UpperError> {
     let failed = |e| UpperError::Copy(path.to_owned(), e);
-    let original = File::open(original(uppers, size_mb)?).map_err(failed)?;
+    let original = open_original(uppers, size_mb)?;
     let copy = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     copy_sparsely(&original, &copy).map_err(|e| {
         // The error that matters is the first one.
         let _ = fs::remove_file(path);
         failed(e)
     })
+}
+
+/// Make `file`, which is empty, an empty writable layer of `size_mb` MiB.
+///
+/// # Errors
+/// [`UpperError`].
+pub fn fill(uppers: &Path, size_mb: u64, file: &File) -> Result<(), UpperError> {
+    let original = open_original(uppers, size_mb)?;
+    copy_sparsely(&original, file).map_err(|e| UpperError::Copy(uppers.to_owned(), e))
+}
+
+fn open_original(uppers: &Path, size_mb: u64) -> Result<File, UpperError> {
+    let path = original(uppers, size_mb)?;
+    File::open(&path).map_err(|e| UpperError::Make(path, e))
 }
 
 /// The original of this size, made now if it is the first. Blocks for as long as formatting takes then.

@@ -28,6 +28,9 @@ mod mux;
 /// The name that the host gives the virtio-serial port of the link, by which the guest finds it.
 pub const PORT_NAME: &str = "matchlock.control";
 
+/// The program that [`Request::Park`] runs, in the image on the disk that it names.
+pub const REHEARSAL: &str = "/rehearsal";
+
 pub use frame::{Channel, Kind};
 pub use message::{
     DiskMount, Exec, ExitKind, Failure, FailureKind, Hello, HostEntry, Note, Request, RootDisks, Start, Stdio,

@@ -18,8 +18,9 @@ pub enum Request {
     Start(Box<Start>),
     /// Run a program. Answered by `Started`, then `Exited`; or by `Failed`.
     Exec(Exec),
-    /// Write everything to the disks. Answered by `Done`.
-    Sync,
+    /// Go once through everything that `Start` and `Exec` will need, on disks and in a process that leave nothing, and be
+    /// ready to be saved. [`crate::REHEARSAL`] is run. Answered by `Done` or `Failed`; only before `Start`.
+    Park(RootDisks),
     /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), clean the disks and power off. Answered by `Done` when
     /// the disks are clean, or by `Failed`; then by the link's end.
     PowerOff {
@@ -29,7 +30,7 @@ pub enum Request {
 }
 
 /// Everything that makes a parked guest one particular sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// Host time in nanoseconds since the Unix epoch.
     pub clock_ns: u64,
@@ -61,7 +62,7 @@ pub struct HostEntry {
 }
 
 /// Which block devices, counted from zero in the order of the machine's disks, make the root.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootDisks {
     /// The image, EROFS, read-only.
     pub lower: u32,

@@ -5,6 +5,9 @@ use matchlock_wire::{
     Stdio, TerminalSize, WireError, limits,
 };
 
+/// Any request will do here.
+const SMALLEST: Request = Request::PowerOff { grace_ms: 0 };
+
 /// Carry everything that `from` has to say to `to`.
 fn carry(from: &mut Mux, to: &mut Mux) -> Vec<Event> {
     let mut events = Vec::new();
@@ -19,8 +22,8 @@ fn carry(from: &mut Mux, to: &mut Mux) -> Vec<Event> {
 /// A host and a guest with one open session.
 fn pair() -> (Mux, Mux, SessionId) {
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
-    let id = host.open(&Request::Sync).expect("the first session");
-    assert_eq!(carry(&mut host, &mut guest), [Event::Opened(id, Request::Sync)]);
+    let id = host.open(&SMALLEST).expect("the first session");
+    assert_eq!(carry(&mut host, &mut guest), [Event::Opened(id, SMALLEST)]);
     (host, guest, id)
 }
 
@@ -151,12 +154,12 @@ fn what_the_host_sends_to_an_ended_session_is_no_fault() {
 #[test]
 fn sessions_are_limited_and_their_numbers_are_never_used_twice() {
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
-    let ids: Vec<_> = (0..limits::MAX_SESSIONS).map(|_| host.open(&Request::Sync).unwrap()).collect();
-    assert_eq!(host.open(&Request::Sync), Err(WireError::TooManySessions));
+    let ids: Vec<_> = (0..limits::MAX_SESSIONS).map(|_| host.open(&SMALLEST).unwrap()).collect();
+    assert_eq!(host.open(&SMALLEST), Err(WireError::TooManySessions));
     carry(&mut host, &mut guest);
     guest.end(ids[3]);
     carry(&mut guest, &mut host);
-    let next = host.open(&Request::Sync).unwrap();
+    let next = host.open(&SMALLEST).unwrap();
     assert!(!ids.contains(&next));
     carry(&mut host, &mut guest);
     let one_too_many = frame(Kind::Open, Channel::Input, 10_000, &[2]);
@@ -173,8 +176,8 @@ fn messages_over_their_bound_are_refused_and_harm_nothing() {
     let failure = Note::Failed(Failure { kind: FailureKind::Internal, message });
     assert!(matches!(guest.note(id, &failure), Err(WireError::TooLarge(_))));
     assert_eq!((host.output_len(), guest.output_len()), (0, 0));
-    let next = host.open(&Request::Sync).unwrap();
-    assert_eq!(carry(&mut host, &mut guest), [Event::Opened(next, Request::Sync)]);
+    let next = host.open(&SMALLEST).unwrap();
+    assert_eq!(carry(&mut host, &mut guest), [Event::Opened(next, SMALLEST)]);
 }
 
 #[test]
@@ -258,7 +261,9 @@ fn every_message_survives_the_journey() {
         privileged: false,
     };
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
-    for request in [Request::Start(Box::new(start)), Request::Sync, Request::PowerOff { grace_ms: 5000 }] {
+    for request in
+        [Request::Park(start.root.clone()), Request::Start(Box::new(start)), Request::PowerOff { grace_ms: 5000 }]
+    {
         let id = host.open(&request).unwrap();
         assert_eq!(carry(&mut host, &mut guest), [Event::Opened(id, request)]);
         for note in [
@@ -280,13 +285,13 @@ fn an_end_of_a_channel_is_said_once() {
     let frame = |kind: u8, channel: u8| [kind, channel, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
     for (kind, channel) in [(5, 1), (5, 2), (6, 0)] {
         let mut host = Mux::new(Role::Host);
-        host.open(&Request::Sync).unwrap();
+        host.open(&SMALLEST).unwrap();
         assert_eq!(host.receive(&frame(kind, channel)).unwrap().len(), 1);
         assert!(host.receive(&frame(kind, channel)).is_err(), "frame kind {kind} on channel {channel}");
     }
     // One that crosses ours is no repetition.
     let mut host = Mux::new(Role::Host);
-    let session = host.open(&Request::Sync).unwrap();
+    let session = host.open(&SMALLEST).unwrap();
     host.stop(session, Channel::Output);
     assert!(host.receive(&frame(5, 1)).is_ok());
 }

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Replace the image's entrypoint; empty to clear it
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
+    /// Boot the guest instead of continuing a saved one
+    #[arg(long, toggle = false)]
+    cold: bool,
     /// Let commands keep all capabilities and system calls
     #[arg(long, toggle = false)]
     privileged: bool,
@@ -231,7 +234,7 @@ impl Plan {
                 return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
             }
             let spec = self.spec(image.config.clone());
-            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep() };
+            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), cold: self.args.cold };
             let sandbox = Sandbox::launch(&host, launch).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };

@@ -7,6 +7,9 @@ use matchlock_wire::Exec;
 
 use super::*;
 
+/// Any request will do here.
+const SMALLEST: Request = Request::PowerOff { grace_ms: 0 };
+
 /// A link whose other side is played by the test.
 async fn greeted() -> (Link, Peer, Mux) {
     let (ours, mut peer) = Peer::pair().unwrap();
@@ -32,9 +35,9 @@ async fn a_request_that_cannot_be_sent_is_nobodys_breach_and_costs_nothing() {
     assert!(matches!(refused, LinkError::Refused(WireError::TooLarge(_))), "{refused:?}");
     let mut sessions = Vec::new();
     for _ in 0..limits::MAX_SESSIONS {
-        sessions.push(link.open(Request::Sync).await.unwrap());
+        sessions.push(link.open(SMALLEST).await.unwrap());
     }
-    let refused = link.open(Request::Sync).await.unwrap_err();
+    let refused = link.open(SMALLEST).await.unwrap_err();
     assert!(matches!(refused, LinkError::Refused(WireError::TooManySessions)), "{refused:?}");
 }
 
@@ -43,10 +46,10 @@ async fn what_the_other_side_said_before_it_went_is_heard() {
     // Whether the driver reads or writes first is chance.
     for _ in 0..50 {
         let (link, mut peer, mut guest) = greeted().await;
-        let mut session = link.open(Request::Sync).await.unwrap();
+        let mut session = link.open(SMALLEST).await.unwrap();
         let mut bytes = [0; 1024];
         let count = peer.read(&mut bytes).unwrap();
-        let [Event::Opened(id, Request::Sync)] = guest.receive(&bytes[..count]).unwrap()[..] else { panic!() };
+        let [Event::Opened(id, SMALLEST)] = guest.receive(&bytes[..count]).unwrap()[..] else { panic!() };
         guest.note(id, &Note::Done).unwrap();
         say(&mut guest, &mut peer);
         drop(peer);

@@ -110,7 +110,10 @@ impl Templates {
     }
 
     /// The template made from `recipe`, if there is one and it is as it was made.
-    pub(crate) fn find(&self, recipe: &Recipe, tsc_khz: Option<u64>) -> Result<Template, TemplateError> {
+    ///
+    /// # Errors
+    /// [`TemplateError`] if not.
+    pub fn find(&self, recipe: &Recipe, tsc_khz: Option<u64>) -> Result<Template, TemplateError> {
         let key = recipe.key();
         let dir = self.folder.join(&key);
         let damaged = |reason: String| TemplateError::Damaged { key: key.clone(), reason };
