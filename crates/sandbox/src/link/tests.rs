@@ -1,3 +1,5 @@
+//! A link whose other side is played by the test: greetings, dialogues, and peers that break the rules.
+
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream as Peer,
