@@ -34,15 +34,17 @@ struct Bearer {
     scope: String,
 }
 
-/// Do what `challenge` asks for; `None` if we have nothing that it accepts.
+/// Do what one of the challenges in `headers` asks for; `None` if we have nothing that any accepts. There may be several
+/// in one header, and several headers (RFC 9110, section 11.6.1).
 pub(super) async fn answer(
     wire: &Wire,
     repository: &str,
-    challenge: &HeaderValue,
+    headers: impl IntoIterator<Item = &HeaderValue>,
     credentials: &Credentials,
 ) -> Result<Option<Authorization>, RegistryError> {
+    let texts = headers.into_iter().filter_map(|header| header.to_str().ok());
     let challenges: Vec<ChallengeRef<'_>> =
-        challenge.to_str().map(|text| ChallengeParser::new(text).map_while(Result::ok).collect()).unwrap_or_default();
+        texts.flat_map(|text| ChallengeParser::new(text).map_while(Result::ok)).collect();
     if let Some(bearer) = challenges.iter().find(|offer| offer.scheme.eq_ignore_ascii_case("bearer")) {
         let parameter = |name: &str| {
             let found = bearer.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));

@@ -146,9 +146,9 @@ impl Registry {
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.checked(response, what).await;
         }
-        let Some(challenge) = response.headers().get(WWW_AUTHENTICATE) else { return Err(self.refusal()) };
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
         let credentials = &self.found.credentials;
-        let answer = auth::answer(&self.wire, &self.repository, challenge, credentials).await?;
+        let answer = auth::answer(&self.wire, &self.repository, challenges, credentials).await?;
         let Some(authorization) = answer else { return Err(self.refusal()) };
         *self.authorization.lock().await = Some(authorization);
         let response = self.send(path, offset).await?;

@@ -13,7 +13,7 @@ use crate::{
 /// Whether a token request is granted.
 type Welcome = fn(&str) -> bool;
 
-/// In front of `registry`: wants a token, which it gives to whom `welcome` says of a token request.
+/// In front of `registry`: wants a password or, as it says in a second header, a token, which it gives to whom `welcome` says of a token request.
 fn guarded(registry: &LoopbackRegistry, welcome: Welcome) -> String {
     let upstream = registry.host();
     server(move |_, request, mut client| {
@@ -33,7 +33,8 @@ fn guarded(registry: &LoopbackRegistry, welcome: Welcome) -> String {
         } else {
             let challenge =
                 format!(r#"Bearer realm="http://{host}/token",service="guard",scope="repository:app:pull""#);
-            write!(client, "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\n").unwrap();
+            write!(client, "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"guard\"\r\n").unwrap();
+            write!(client, "WWW-Authenticate: {challenge}\r\n").unwrap();
             write!(client, "Connection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
         }
     })
