@@ -40,6 +40,8 @@ pub enum ManifestError {
     NestedIndex,
     #[error("no layers")]
     NoLayers,
+    #[error("{found} bytes of layers are more than the limit of {limit}")]
+    TooLarge { found: u64, limit: u64 },
     #[error("{found} layers are more than the limit of {MAX_LAYERS}")]
     TooManyLayers { found: usize },
     #[error("the configuration lists {diff_ids} layers and the manifest {layers}")]
@@ -183,6 +185,12 @@ impl Manifest {
             None => Ok(Self { config, layers }),
         }
     }
+
+    /// The bytes of all layers as they are declared, if those are at most `limit`.
+    pub(crate) fn packed_bytes(&self, limit: u64) -> Result<u64, ManifestError> {
+        let found = self.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        if found > limit { Err(ManifestError::TooLarge { found, limit }) } else { Ok(found) }
+    }
 }
 
 impl Variant {
@@ -306,6 +314,23 @@ mod tests {
         assert_eq!(select(&variants, &amd64).unwrap().descriptor.size, 2);
         let riscv = Platform { os: "linux".into(), architecture: "riscv64".into() };
         insta::assert_snapshot!(select(&variants, &riscv).unwrap_err(), @"no child with platform linux/riscv64 (there is linux/amd64, linux/arm64)");
+    }
+
+    #[test]
+    fn layers_that_would_fill_a_disk_are_refused_by_what_they_declare() {
+        let layer = |size: u64| {
+            format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{DIGEST}","size":{size}}}"#)
+        };
+        let packed_bytes = |sizes: [u64; 2]| {
+            let [one, two] = sizes.map(layer);
+            match Document::parse(format!(r#"{{"config":{one},"layers":[{one},{two}]}}"#).as_bytes()) {
+                Ok(Document::Manifest(manifest)) => manifest.packed_bytes(100),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(packed_bytes([99, 1]), Ok(100));
+        assert_eq!(packed_bytes([100, 1]), Err(ManifestError::TooLarge { found: 101, limit: 100 }));
+        assert_eq!(packed_bytes([u64::MAX, u64::MAX]), Err(ManifestError::TooLarge { found: u64::MAX, limit: 100 }));
     }
 
     #[test]

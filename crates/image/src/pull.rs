@@ -62,7 +62,7 @@ pub(crate) async fn pull(
 ) -> Result<Pulled, ImageError> {
     let registry = Arc::new(Registry::connect(access, reference).await?);
     let plan = plan(&registry, reference, &storage.platform).await?;
-    let bytes = plan.manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+    let bytes = plan.manifest.packed_bytes(storage.limits.packed_bytes)?;
     progress.event(Event::Resolved { layers: plan.manifest.layers.len(), bytes });
 
     let content = blob::content_digest(&plan.configuration.diff_ids);

@@ -12,6 +12,8 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of all uncompressed layer tars, plus the holes of sparse files: 128 GiB.
     pub unpacked_bytes: u64,
+    /// Bytes of all layers as a registry sends them: 64 GiB.
+    pub packed_bytes: u64,
     /// Bytes of one path or symbolic-link target, and the most components that resolving a path may take: 4096, as
     /// Linux has it.
     pub path_len: usize,
@@ -31,6 +33,7 @@ impl Default for Limits {
         Self {
             entries: 2_000_000,
             unpacked_bytes: 128 << 30,
+            packed_bytes: 64 << 30,
             path_len: 4096,
             name_len: 255,
             xattr_bytes: 64 << 10,

@@ -16,7 +16,7 @@ use matchlock_testkit::{ImageSpec, LayerTar, LoopbackRegistry, OciLayout, Option
 
 use crate::{
     servers::{cutting_proxy, forward, image_of, quick, server},
-    support::{Home, Recorder, line, noise, pull, reference},
+    support::{Home, Recorder, line, noise, pull, reference, small},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +132,43 @@ async fn a_cancelled_pull_ends_and_lets_go() {
     let image = pull(&cache, &registry.reference("big:1")).await.unwrap();
     assert_eq!(image.size, std::fs::metadata(image.rootfs).unwrap().len());
     assert_eq!(home.files(), ["blobs/….erofs", "layers/…"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_are_no_longer_than_declared_and_declared_no_longer_than_fits() {
+    let registry = LoopbackRegistry::start(Options::default()).unwrap();
+    let mut layout = OciLayout::new().unwrap();
+    let manifest = layout.add(&small("x")).unwrap();
+    registry.push(&layout, "app:1").unwrap();
+    let text = std::fs::read_to_string(layout.blob_path(&manifest)).unwrap();
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let size = document["layers"][0]["size"].as_u64().unwrap();
+    let mut lines = Vec::new();
+    for declared in [size - 1, (64 << 30) + 1] {
+        document["layers"][0]["size"] = declared.into();
+        let (upstream, body) = (registry.host(), document.to_string());
+        let liar = server(move |_, request, mut client| {
+            if request.contains("/manifests/") {
+                let _ = write!(
+                    client,
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+            } else {
+                forward(&upstream, &request, client, u64::MAX);
+            }
+        });
+        let home = Home::new();
+        let error = pull(&home.cache_with(quick()), &format!("{liar}/app:1")).await.unwrap_err();
+        lines.push(
+            error.replace(&format!("has {size} bytes, expected {declared}"), "has SIZE bytes, expected SIZE - 1"),
+        );
+        assert_eq!(home.finished(), [""; 0]);
+    }
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    pull image: a layer has SIZE bytes, expected SIZE - 1
+    pull image: 68719476737 bytes of layers are more than the limit of 68719476736
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]
