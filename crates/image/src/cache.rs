@@ -155,7 +155,8 @@ impl ImageCache {
                 }
             }
         }
-        Ok(None)
+        // Nobody is sent to a registry because of a database that has lost its rows.
+        self.list().map(|_| None)
     }
 
     /// Read an image from the archive `input`, plain or compressed, and name it `tag`.
@@ -207,6 +208,7 @@ impl ImageCache {
                 return Ok(());
             }
         }
+        self.list()?;
         Err(ImageError::NotFound(tag.typed().to_owned()))
     }
 
@@ -280,14 +282,17 @@ impl ImageCache {
         self.save(tag, &row)
     }
 
-    /// The row that `reference` names, in whatever spelling it was saved.
+    /// The row that `reference` names, in whatever spelling it was saved. This is on the way of every start, so that the
+    /// database is not searched for damage here; who concludes something from `None` does that.
     fn find(&self, scope: Scope, reference: &Reference) -> Result<Option<SavedImage>, ImageError> {
         let store = self.store();
         if let Some(exact) = store.get(scope, reference.typed())? {
             return Ok(Some(exact));
         }
-        let same = |saved: &SavedImage| saved.image.scope == scope && names(&saved.image.tag, reference);
-        Ok(store.list()?.into_iter().find(same))
+        match store.tags(scope)?.iter().find(|tag| names(tag, reference)) {
+            Some(tag) => Ok(store.get(scope, tag)?),
+            None => Ok(None),
+        }
     }
 
     /// Save `row` in place of every row that `reference` names in its scope.

@@ -199,6 +199,19 @@ impl ImageStore {
         Ok(images)
     }
 
+    /// The names in `scope`, the newest first. Unlike [`list`](Self::list) it does not look for damage first, so that
+    /// nothing may be concluded from a name that is not among them.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn tags(&self, scope: Scope) -> Result<Vec<String>, StoreError> {
+        self.database.read(|connection| {
+            let mut rows =
+                connection.prepare_cached("SELECT tag FROM images WHERE scope = ?1 ORDER BY created_at DESC")?;
+            rows.query_map([scope.as_str()], |row| row.get(0))?.collect()
+        })
+    }
+
     /// Forget the image called `tag` in `scope`; was there one?
     ///
     /// # Errors

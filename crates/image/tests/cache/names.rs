@@ -1,6 +1,10 @@
 //! Which name means which image, and what is deleted when.
 
-use std::{fs::File, io::Read, sync::Arc};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use matchlock_image::{ImageCache, SavedImage, Scope, Source, Swept};
 use matchlock_testkit::{LoopbackRegistry, OciLayout, Options};
@@ -16,6 +20,24 @@ fn listed(cache: &ImageCache) -> String {
     let rows = cache.list().unwrap();
     let line = |row: &SavedImage| format!("{} {} {}", row.image.scope, row.image.source, row.image.tag);
     rows.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_noticed_where_an_image_is_missed_and_not_on_every_start() {
+    let registry = LoopbackRegistry::start(Options::default()).unwrap();
+    registry.push(&OciLayout::of(&small("x")).unwrap(), "app:1").unwrap();
+    let home = Home::new();
+    let name = registry.reference("app:1");
+    pull(&home.cache(), &name).await.unwrap();
+    // Only who reads the whole file notices.
+    let database = home.layout().image_database();
+    std::fs::OpenOptions::new().append(true).open(database).unwrap().write_all(b"x").unwrap();
+    let cache = home.cache();
+    assert!(cache.cached(&reference(&name)).unwrap().is_some());
+    let missed = line(&cache.cached(&reference("other")).unwrap_err());
+    assert!(missed.contains("not whole pages"), "{missed}");
+    let missed = line(&cache.remove(&reference("other")).unwrap_err());
+    assert!(missed.contains("not whole pages"), "{missed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
