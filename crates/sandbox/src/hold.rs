@@ -27,7 +27,7 @@ pub(crate) struct Hold {
     pub(crate) machine: Option<Running>,
     /// Held until the machine is gone; says so to other processes.
     pub(crate) claim: Option<FolderClaim>,
-    /// Why it ended by itself, once that is known.
+    /// Why it did not end in order, once that is known.
     pub(crate) death: OnceLock<String>,
     released: bool,
     /// Held until the machine is gone.

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use matchlock_model::{ExitStatus, SandboxId, SandboxSpec, one_line};
 use matchlock_store::StoreError;
-use matchlock_vmm::ProcessEnd;
+use matchlock_vmm::{LAST_WORDS, ProcessEnd};
 use matchlock_wire::{Exec, Request};
 use thiserror::Error;
 
@@ -29,9 +29,6 @@ use crate::{
 
 /// How long the guest may take for its clean end beyond the time that its processes are given.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long a machine whose link broke may take to be gone.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a sandbox left something behind.
 #[derive(Debug, Error)]
@@ -99,10 +96,15 @@ impl Sandbox {
     /// Wait until it ends by itself; returns why, in one line. Its log and its record say so, too.
     pub async fn ended(&self) -> String {
         let reason = self.cause_of_death().await;
-        if self.hold.death.set(reason.clone()).is_ok() {
+        self.leave_word(&reason);
+        reason
+    }
+
+    /// Tell those who ask later, once, why it did not end in order: nobody may be watching.
+    fn leave_word(&self, reason: &str) {
+        if self.hold.death.set(reason.to_owned()).is_ok() {
             self.guest.log.append(format!("[matchlock] sandbox ended: {reason}\n").as_bytes());
         }
-        reason
     }
 
     async fn cause_of_death(&self) -> String {
@@ -115,15 +117,22 @@ impl Sandbox {
         }
     }
 
-    /// End it in order where that matters to anybody: processes get `grace` after SIGTERM, the user's disks are written
-    /// out. [`Self::close`] has to follow.
+    /// End its machine, in order where that matters to anybody: processes get `grace` after SIGTERM, the user's disks are
+    /// written out. [`Self::close`] has to follow. Where it fails, log and record say so, too.
     ///
     /// # Errors
     /// [`CloseError::Unclean`] for what may be lost.
     pub async fn shut_down(&self, grace: Duration) -> Result<(), CloseError> {
         let writes = self.guest.spec.extra_disks.iter().any(|disk| !disk.readonly);
         // Nothing of the writable layer outlives the sandbox, so only the user's disks are worth the wait.
-        if writes || !grace.is_zero() { self.power_off(grace).await } else { Ok(()) }
+        if !writes && grace.is_zero() {
+            if let Some(machine) = &self.hold.machine {
+                // One that cannot be watched is ended by `close`.
+                let _ = machine.kill().await;
+            }
+            return Ok(());
+        }
+        self.power_off(grace).await.inspect_err(|unclean| self.leave_word(&one_line(unclean)))
     }
 
     /// End it at once and give everything back.

@@ -1,7 +1,7 @@
 //! `matchlock kill`.
 
 use matchlock_model::{ExitStatus, SandboxId};
-use matchlock_sandbox::store::{Reconciled, SandboxStore};
+use matchlock_sandbox::store::{Reconciled, Report, SandboxStore, StoreError};
 
 use super::{gc, get};
 use crate::{env::Environment, error::CliError, output};
@@ -31,8 +31,16 @@ pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus,
     let mut printed = Ok(());
     for id in ids {
         match end(&mut store, &id) {
-            Ok(()) => printed = printed.and(output::line(&format!("Killed {id}"))),
-            Err(error) => {
+            Ok(unclean) => {
+                printed = printed.and(output::line(&format!("Killed {id}")));
+                if let Some(why) = unclean {
+                    output::note(&format!("{id}: {why}"));
+                    status = ExitStatus::Failure;
+                }
+            }
+            // It ended by itself meanwhile.
+            Err(NotEnded::Over(_)) if args.all => {}
+            Err(NotEnded::Over(error) | NotEnded::Failed(error)) => {
                 output::note(&format!("Failed to kill {id}: {error}"));
                 status = ExitStatus::Failure;
             }
@@ -41,15 +49,36 @@ pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus,
     printed.map(|()| status)
 }
 
-/// End a running sandbox in order, and come back when it is gone.
-fn end(store: &mut SandboxStore, id: &SandboxId) -> Result<(), CliError> {
-    let sandbox = store.get(id).map_err(CliError::during("get VM"))?;
+/// Why a sandbox was not ended.
+enum NotEnded {
+    /// It does not run.
+    Over(CliError),
+    Failed(CliError),
+}
+
+/// End a running sandbox in order, and come back when it is gone. Returns what went wrong at its end: its disks may lack
+/// something.
+fn end(store: &mut SandboxStore, id: &SandboxId) -> Result<Option<String>, NotEnded> {
+    let sandbox = store.get(id).map_err(|error| match error {
+        StoreError::NotFound(_) => NotEnded::Over(CliError::during("get VM")(error)),
+        error => NotEnded::Failed(CliError::during("get VM")(error)),
+    })?;
     if !sandbox.status.may_run() {
-        return Err(CliError::failure(format!("VM {id} is not running (status: {})", sandbox.status)));
+        let message = format!("VM {id} is not running (status: {})", sandbox.status);
+        return Err(NotEnded::Over(CliError::failure(message)));
     }
-    match store.reconcile(id, true).map_err(CliError::during("end VM"))?.reconciled {
-        Reconciled::Running => Err(CliError::failure("VM is still running")),
-        Reconciled::Unknown(error) => Err(CliError::during(gc::UNKNOWN)(error)),
-        Reconciled::Released(released) => gc::failures(&released).map_or(Ok(()), Err),
+    let failed = match store.reconcile(id, true) {
+        Ok(Report { reconciled: Reconciled::Released(released), .. }) => gc::failures(&released),
+        Ok(Report { reconciled: Reconciled::Running, .. }) => Some(CliError::failure("VM is still running")),
+        Ok(Report { reconciled: Reconciled::Unknown(error), .. }) => Some(CliError::during(gc::UNKNOWN)(error)),
+        // It ran a moment ago, and has been removed since.
+        Err(StoreError::NotFound(_)) => None,
+        Err(error) => Some(CliError::during("end VM")(error)),
+    };
+    if let Some(error) = failed {
+        return Err(NotEnded::Failed(error));
     }
+    // The records outlive a sandbox that leaves nothing else.
+    let history = store.history(id).map_err(|error| NotEnded::Failed(CliError::during("read VM history")(error)))?;
+    Ok(history.into_iter().next_back().map(|last| last.details.last_error).filter(|why| !why.is_empty()))
 }

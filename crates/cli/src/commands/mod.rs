@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod detach;
+pub(crate) mod ending;
 pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod get;

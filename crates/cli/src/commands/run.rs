@@ -7,14 +7,12 @@ use std::{cell::Cell, ffi::OsString, time::Duration};
 use matchlock_model::{
     CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
 };
-use matchlock_sandbox::{CloseError, Keep, Launch, Sandbox, exec::ExecError, host_memory_mb};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use matchlock_sandbox::{Keep, Launch, Sandbox, exec::ExecError, host_memory_mb};
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     detach::{self, Announcement},
+    ending::{self, EarlyEnd, while_serving},
     image,
     process::{self, ProcessArgs},
 };
@@ -23,7 +21,6 @@ use crate::{
     error::CliError,
     output,
     parse::{self, Toggle as _},
-    signals::Signals,
     stdio::{Connection, Mode},
 };
 
@@ -98,6 +95,8 @@ struct Plan {
     disks: Vec<ExtraDisk>,
     /// Set once nothing runs in the foreground of a kept sandbox: what its command ended with.
     idle: Cell<Option<ExitStatus>>,
+    /// Told when all that the command has said is passed on, although the work is not over: the sandbox's end is awaited.
+    quiet: Notify,
 }
 
 pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
@@ -109,45 +108,6 @@ pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitSta
     Connection::check(plan.mode)?;
     let early = EarlyEnd::new(plan.args.timeout)?;
     plan.supervise(environment, announcement, early).await
-}
-
-/// What ends a sandbox before its command does.
-struct EarlyEnd {
-    signals: Signals,
-    deadline: Option<Instant>,
-}
-
-impl EarlyEnd {
-    /// From now on: any signal, and the end of `timeout` seconds, 0 for never.
-    fn new(timeout: u64) -> Result<Self, CliError> {
-        let signals = Signals::take().map_err(CliError::io("take signals"))?;
-        // One that no clock reaches is none.
-        let deadline = Instant::now().checked_add(Duration::from_secs(timeout)).filter(|_| timeout != 0);
-        Ok(Self { signals, deadline })
-    }
-
-    async fn next(&mut self) -> ExitStatus {
-        let signal = self.signals.next();
-        match self.deadline {
-            Some(deadline) => timeout_at(deadline, signal).await.map_or(ExitStatus::TimedOut, ExitStatus::Interrupted),
-            None => ExitStatus::Interrupted(signal.await),
-        }
-    }
-
-    /// Wait for `ending`, a sandbox's end in order, for as long as the user does.
-    async fn unless_impatient(
-        &mut self,
-        ending: impl Future<Output = Result<(), CloseError>>,
-    ) -> Result<(), (ExitStatus, CloseError)> {
-        tracing::info!("ending the sandbox in order");
-        tokio::select! {
-            ended = ending => ended.map_err(|error| (ExitStatus::Failure, error)),
-            signal = self.signals.impatience() => {
-                let unclean = CloseError::Unclean("it was interrupted".to_owned());
-                Err((ExitStatus::Interrupted(signal), unclean))
-            }
-        }
-    }
 }
 
 impl Plan {
@@ -189,6 +149,7 @@ impl Plan {
             variables: args.process.environment()?,
             disks: args.disk.iter().map(|spec| parse::extra_disk(spec, &cache)).collect::<Result<_, _>>()?,
             idle: Cell::new(None),
+            quiet: Notify::new(),
             args,
         })
     }
@@ -256,23 +217,37 @@ impl Plan {
                 status = &mut work => (status, early.unless_impatient(shut_down).await),
                 // The command has its time, and what it says in it is passed on.
                 status = early.next() => {
-                    (Ok(self.explain(status)), early.unless_impatient(while_serving(shut_down, work)).await)
+                    let ending = early.unless_impatient(shut_down);
+                    (Ok(self.explain(status)), while_serving(ending, self.until_quiet(work)).await)
                 }
-                reason = sandbox.ended() => (Err(CliError::failure(format!("sandbox ended: {reason}"))), Ok(())),
+                reason = sandbox.ended() => {
+                    ending::last_output(self.until_quiet(work)).await;
+                    (Err(CliError::failure(format!("sandbox ended: {reason}"))), Ok(()))
+                }
             }
         };
         if announcement.is_some() {
             // Nobody has been told of it.
             sandbox.keep(Keep::Nothing);
         }
-        let closed = orderly.and(sandbox.close().map_err(|error| (ExitStatus::Failure, error)));
+        let closed = sandbox.close().map_err(|error| (ExitStatus::Failure, error));
+        let mut of_end = ExitStatus::SUCCESS;
+        for (status, error) in [orderly, closed].into_iter().filter_map(Result::err) {
+            output::error(&CliError::during("close sandbox")(error));
+            of_end = if of_end == ExitStatus::SUCCESS { status } else { of_end };
+        }
         // The command's own status tells more than a failed clean-up, which gc repeats.
-        match (worked, closed) {
-            (Ok(status), Err((of_end, error))) => {
-                output::error(&CliError::during("close sandbox")(error));
-                Ok(if status == ExitStatus::SUCCESS { of_end } else { status })
-            }
-            (worked, _) => worked,
+        match worked {
+            Ok(ExitStatus::SUCCESS) => Ok(of_end),
+            worked => worked,
+        }
+    }
+
+    /// Go on with `work` until it has nothing more to say.
+    async fn until_quiet(&self, work: impl Future) {
+        tokio::select! {
+            _ = work => {}
+            () = self.quiet.notified() => {}
         }
     }
 
@@ -318,6 +293,7 @@ impl Work<'_> {
             self.plan.idle.set(Some(status));
         }
         // Ended by `kill`, a signal or the deadline: see `supervise`.
+        self.plan.quiet.notify_one();
         std::future::pending().await
     }
 
@@ -346,23 +322,14 @@ impl Work<'_> {
         tokio::select! {
             status = program => match status {
                 // `supervise` learns why, and says it.
-                Err(ExecError::Link(_)) => std::future::pending().await,
+                Err(ExecError::Link(_)) => {
+                    plan.quiet.notify_one();
+                    std::future::pending().await
+                }
                 status => Ok(status?),
             },
             error = announced => error,
         }
-    }
-}
-
-/// Wait for `ending` while `service` goes on, should it not be over already.
-async fn while_serving<T>(ending: impl Future<Output = T>, service: impl Future) -> T {
-    let service = async {
-        service.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        ended = ending => ended,
-        never = service => never,
     }
 }
 
