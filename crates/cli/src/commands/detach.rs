@@ -124,8 +124,9 @@ impl Announcement {
 
     /// Say it, and let go of the terminal.
     pub(crate) fn make(&mut self, id: &SandboxId) -> Result<(), CliError> {
-        self.pipe.write_all(id.as_str().as_bytes()).map_err(CliError::io("announce the sandbox"))?;
+        // First what may fail: who has been told of a sandbox has one.
         let null = File::options().write(true).open("/dev/null").map_err(CliError::io("open /dev/null"))?;
+        self.pipe.write_all(id.as_str().as_bytes()).map_err(CliError::io("announce the sandbox"))?;
         rustix::stdio::dup2_stderr(null).map_err(io::Error::from).map_err(CliError::io("let go of standard error"))
     }
 }
