@@ -65,7 +65,7 @@ fn wrong_words() -> Result<()> {
     insta::assert_snapshot!(told, @r#"
     1 unknown command "bogus" for "matchlock"
     1 unknown command "lst" for "matchlock" (did you mean stat, ls, list?)
-    1 unknown command "bogus" for "matchlock"
+    1 unknown command "bogus" for "matchlock image"
     1 invalid argument "loud" for "--log-level": use one of debug, info, warn, error (see --help)
     1 required flag(s) "image" not set (see --help)
     1 flag needs an argument: --image (see --help)

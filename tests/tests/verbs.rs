@@ -214,7 +214,7 @@ fn verbs_that_need_no_sandbox() -> Result<()> {
     let home = Home::empty()?;
     let version = says(&home, &["version"])?;
     ensure!(
-        version.starts_with("matchlock ") && version.contains("commit: ") && version.contains("built: "),
+        version.starts_with("matchlock ") && version.contains("commit: ") && version.contains("target: "),
         "{version}"
     );
     ensure!(version.starts_with(says(&home, &["--version"])?.trim_end()));

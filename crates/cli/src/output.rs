@@ -17,20 +17,29 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
-/// Print a line of a command's result on stdout.
+/// Print a line on stdout that says what was done: one that nobody gets is an error.
 pub(crate) fn line(line: &str) -> Result<(), CliError> {
-    text(&format!("{line}\n"))
-}
-
-/// Print a command's result on stdout.
-pub(crate) fn text(text: &str) -> Result<(), CliError> {
-    bytes(text.as_bytes())
+    bytes(format!("{line}\n").as_bytes()).map_err(unwritten())
 }
 
 /// Write raw bytes to stdout.
-pub(crate) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CliError::io("write to standard output"))
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Print something to be looked at on stdout. Who has seen enough of it may stop reading, as `head` does.
+pub(crate) fn text(text: impl AsRef<[u8]>) -> Result<(), CliError> {
+    match bytes(text.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(unwritten()),
+    }
+}
+
+/// For `map_err`: stdout took no more.
+pub(crate) fn unwritten() -> impl FnOnce(io::Error) -> CliError {
+    CliError::io("write to standard output")
 }
 
 /// Print a table: columns two spaces apart, the last one unpadded.
@@ -43,13 +52,13 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), CliErro
     };
     fill().map_err(CliError::io("format the table"))?;
     let table = writer.into_inner().map_err(|_| CliError::failure("format the table"))?;
-    bytes(&table)
+    text(table)
 }
 
 /// Print a value as indented JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), CliError> {
-    let text = serde_json::to_string_pretty(value).map_err(CliError::during("format as JSON"))?;
-    line(&text)
+    let json = serde_json::to_string_pretty(value).map_err(CliError::during("format as JSON"))?;
+    text(format!("{json}\n"))
 }
 
 /// Send diagnostics to stderr, from `level` up (warnings where none is given).

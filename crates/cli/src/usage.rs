@@ -9,7 +9,7 @@ use crate::{error::CliError, output};
 pub(crate) fn report(error: &clap::Error) -> Result<ExitStatus, CliError> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            output::text(&error.render().to_string())?;
+            output::text(error.render().to_string())?;
             Ok(ExitStatus::SUCCESS)
         }
         _ => Err(CliError::failure(line(error))),
@@ -32,7 +32,8 @@ fn line(error: &clap::Error) -> String {
         }
         ErrorKind::UnknownArgument => format!("unexpected argument {argument:?}"),
         ErrorKind::InvalidSubcommand => {
-            let unknown = format!("unknown command {:?} for \"matchlock\"", context(ContextKind::InvalidSubcommand));
+            let unknown =
+                format!("unknown command {:?} for {:?}", context(ContextKind::InvalidSubcommand), parent(error));
             let close = context(ContextKind::SuggestedSubcommand);
             return if close.is_empty() { unknown } else { format!("{unknown} (did you mean {close}?)") };
         }
@@ -58,4 +59,29 @@ fn line(error: &clap::Error) -> String {
         }
     };
     format!("{line} (see --help)")
+}
+
+/// The command that has no such command: `matchlock`, or `matchlock image`.
+fn parent(error: &clap::Error) -> String {
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => String::new(),
+    };
+    // "Usage: matchlock image [OPTIONS] <COMMAND>", with the program as it was called.
+    let words = usage.split_whitespace().skip(2).take_while(|word| !word.starts_with(['[', '<']));
+    ["matchlock"].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::args::Cli;
+
+    #[test]
+    fn an_unknown_command_is_told_with_the_one_that_lacks_it() {
+        let told = |words: &[&str]| super::line(&Cli::try_parse_from(words).unwrap_err());
+        assert_eq!(told(&["/usr/bin/ml", "bogus"]), r#"unknown command "bogus" for "matchlock""#);
+        assert_eq!(told(&["matchlock", "image", "foo"]), r#"unknown command "foo" for "matchlock image""#);
+    }
 }

@@ -16,6 +16,6 @@ pub(crate) struct Args {
 pub(crate) fn completion(args: &Args) -> Result<ExitStatus, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "matchlock", &mut script);
-    output::bytes(&script)?;
+    output::text(script)?;
     Ok(ExitStatus::SUCCESS)
 }

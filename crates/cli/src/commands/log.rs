@@ -1,6 +1,6 @@
 //! `matchlock log`.
 
-use std::os::fd::OwnedFd;
+use std::{io, os::fd::OwnedFd};
 
 use matchlock_model::ExitStatus;
 use matchlock_sandbox::{
@@ -29,24 +29,22 @@ pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitSta
         _ => None,
     };
     let Some(supervisor) = supervisor else {
-        follow::read(&path, output::bytes).map_err(failed)?;
-        return Ok(ExitStatus::SUCCESS);
+        return read(follow::read(&path, output::bytes));
     };
     let mut signals = Signals::take().map_err(CliError::io("take signals"))?;
     // A thread of its own; after a signal nobody waits for it.
     let following = tokio::task::spawn_blocking(move || follow::follow(&path, &supervisor, output::bytes));
     tokio::select! {
-        result = following => {
-            result.map_err(CliError::during("read VM log"))?.map_err(failed)?;
-            Ok(ExitStatus::SUCCESS)
-        }
+        result = following => read(result.map_err(CliError::during("read VM log"))?),
         signal = signals.next() => Ok(ExitStatus::Interrupted(signal)),
     }
 }
 
-fn failed(error: FollowError<CliError>) -> CliError {
-    match error {
-        FollowError::Log(error) => CliError::io("read VM log")(error),
-        FollowError::Taker(error) => error,
+/// Who has seen enough may stop reading before the log's end.
+fn read(result: Result<(), FollowError<io::Error>>) -> Result<ExitStatus, CliError> {
+    match result {
+        Err(FollowError::Taker(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(output::unwritten()(error)),
+        Err(FollowError::Log(error)) => Err(CliError::io("read VM log")(error)),
+        Ok(()) | Err(FollowError::Taker(_)) => Ok(ExitStatus::SUCCESS),
     }
 }
