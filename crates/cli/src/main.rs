@@ -18,17 +18,12 @@ use clap::Parser;
 use crate::{args::Cli, env::Environment, error::CliError};
 
 fn main() -> ExitCode {
-    let status = match Cli::try_parse() {
-        Ok(cli) => run(cli),
-        Err(error) => usage::report(&error),
-    };
-    match status {
-        Ok(status) => ExitCode::from(status.code()),
-        Err(error) => {
-            output::error(&error);
-            ExitCode::from(error.status.code())
-        }
-    }
+    let result = Cli::try_parse().map_or_else(|error| usage::report(&error), run);
+    let status = result.unwrap_or_else(|error| {
+        output::error(&error);
+        error.status
+    });
+    ExitCode::from(status.code())
 }
 
 fn run(cli: Cli) -> Result<matchlock_model::ExitStatus, CliError> {

@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Where a sandbox is in its life. The names are those of the `vm_lifecycle.phase` column.
+/// Where a sandbox is in its life. The names are those of the `vm_lifecycle.phase` column, all of them: `stopped` and
+/// `stop_failed` are entered by no verb, but belong to what readers of that column know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it; their order is the story in `may_become`")]
