@@ -74,7 +74,8 @@ impl VmLayout {
     }
 }
 
-/// `~/.cache/matchlock`: everything that can be made again.
+/// `~/.cache/matchlock`: what can be made again, and may be deleted while nothing runs; except for the named volumes in
+/// [`volumes`](CacheLayout::volumes), which are data of the user's.
 #[derive(Clone, Debug)]
 pub struct CacheLayout {
     root: PathBuf,
@@ -123,7 +124,7 @@ impl CacheLayout {
         self.root.join("uppers")
     }
 
-    /// Named volumes.
+    /// Named volumes: data of the user's, here only because this is where they are looked for. Nothing deletes them.
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
