@@ -1,8 +1,9 @@
 //! SQLite: what exists, who owns it, how to undo it.
 //!
-//! Called by `matchlock-image` ([`ImageStore`]) and `matchlock-sandbox` ([`SandboxStore`]); both wrap its blocking
-//! calls. To read it, begin with `database`; then `sandboxes`, `lifecycle` and `undo` are the tables, `liveness` and
-//! `folder` say who is alive, and `reconcile` puts them together.
+//! Called by `matchlock-image` ([`ImageStore`]) and `matchlock-sandbox` ([`SandboxStore`]). Its calls block the caller's
+//! thread, mostly for less than a millisecond and at most until another process's transaction is over. To read it, begin
+//! with `database`; then `sandboxes`, `lifecycle` and `undo` are the tables, `liveness` and `folder` say who is alive, and
+//! `reconcile` puts them together.
 
 mod columns;
 mod database;
