@@ -78,6 +78,11 @@ fn report(home: &Home, rows: &[Row]) -> Result<String> {
     Ok(text)
 }
 
+/// Of a kernel's release, what says nothing about whose machine it runs on.
+fn version_number(release: &str) -> &str {
+    release.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default()
+}
+
 fn machine(home: &Home) -> Result<String> {
     let field = |path: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
@@ -96,8 +101,19 @@ fn machine(home: &Home) -> Result<String> {
         "{} × {cores}, {} of memory, Linux {}, QEMU {}, guest Linux {}, {kvm}",
         field("/proc/cpuinfo", "model name")?,
         field("/proc/meminfo", "MemTotal")?,
-        release.trim(),
+        version_number(&release),
         guest.vmm.version(),
         guest.version,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_number;
+
+    #[test]
+    fn a_report_does_not_say_whose_machine_it_is_from() {
+        assert_eq!(version_number("6.1.0-56-cloud-amd64\n"), "6.1.0");
+        assert_eq!(version_number("6.18.44-built-here+\n"), "6.18.44");
+    }
 }
