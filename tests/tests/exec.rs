@@ -170,7 +170,7 @@ fn programs_run_side_by_side() -> Result<()> {
 }
 
 #[test]
-fn a_cancelled_program_is_gone_within_a_second() -> Result<()> {
+fn a_cancelled_program_is_gone() -> Result<()> {
     let home = debian()?;
     let sandbox = Sandbox::idle(&home, DEBIAN, &[])?;
     let obedient = "echo $$ > /tmp/pid; echo ready; exec sleep 1000";
