@@ -17,6 +17,8 @@ use rustix::{
 };
 use thiserror::Error;
 
+use crate::launch::path_of;
+
 /// `f_type` of NFS (statfs(2)). There flock is a lock on all bytes of the file, those with which QEMU locks it included
 /// (flock(2), "NFS details"), and would keep QEMU itself out.
 const NFS: i64 = 0x6969;
@@ -47,6 +49,11 @@ impl DiskLocks {
         let files = disks.iter().map(|disk| lock(&disk.host_path, disk.readonly));
         Ok(Self { files: files.collect::<Result<_, _>>()? })
     }
+
+    /// Where the locked files are found while they are locked: their own paths may lead to others by now.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(path_of).collect()
+    }
 }
 
 impl Drop for DiskLocks {
@@ -75,6 +82,19 @@ fn lock(path: &Path, readonly: bool) -> Result<File, DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_that_is_locked_is_the_one_that_is_used() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("data.ext4");
+        std::fs::write(&path, "locked").unwrap();
+        let disk = ExtraDisk { host_path: path.clone(), guest_mount: "/data".to_owned(), readonly: false };
+        let locks = DiskLocks::take(&[disk]).unwrap();
+        std::fs::write(home.path().join("other"), "other").unwrap();
+        std::fs::rename(home.path().join("other"), &path).unwrap();
+        let [used] = &locks.paths()[..] else { panic!("one disk") };
+        assert_eq!(std::fs::read_to_string(used).unwrap(), "locked");
+    }
 
     #[test]
     fn who_writes_is_alone_and_who_reads_is_not() {

@@ -31,7 +31,7 @@ pub(crate) struct Hold {
     pub(crate) death: OnceLock<String>,
     released: bool,
     /// Held until the machine is gone.
-    _disks: DiskLocks,
+    pub(crate) disks: DiskLocks,
 }
 
 impl Hold {
@@ -56,7 +56,7 @@ impl Hold {
                         claim: None,
                         death: OnceLock::new(),
                         released: false,
-                        _disks: disks,
+                        disks,
                     });
                 }
                 Err(StoreError::IdTaken(_)) => {}

@@ -138,7 +138,7 @@ async fn assemble(
     upper::create(&host.cache.uppers(), u64::from(spec.resources.disk_size_mb), &layout.upper())?;
     hold.store.advance(&spec.id, &[Phase::Created, Phase::Starting], |_| {})?;
 
-    let disks = start::disks(&spec, path_of(&image), layout.upper());
+    let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
     let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
     let Up { running, link, notices } = bring_up(&files.vmm, &machine, &spec, template).await?;
     // It dies with this process by itself; the row is for one that is stuck and for those who ask what is held.
@@ -155,7 +155,7 @@ async fn assemble(
 }
 
 /// A path for as long as the file is open here (`proc_pid_fd(5)`).
-fn path_of(file: &File) -> PathBuf {
+pub(crate) fn path_of(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
@@ -175,7 +175,7 @@ fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) -> Machine 
 /// The template for `spec`, before there is anything of its sandbox.
 async fn template_for(host: &Host, files: &GuestFiles, spec: &SandboxSpec) -> Result<Ready, NoTemplate> {
     // Which files its disks are does not matter to a template.
-    let disks = start::disks(spec, PathBuf::new(), PathBuf::new());
+    let disks = start::disks(spec, PathBuf::new(), PathBuf::new(), vec![PathBuf::new(); spec.extra_disks.len()]);
     template::ensure(host, &files.vmm, &machine(files, spec, disks)).await
 }
 

@@ -11,11 +11,10 @@ pub(crate) const LOWER: u32 = 0;
 /// The writable layer's number.
 pub(crate) const UPPER: u32 = 1;
 
-/// The machine's disks for `spec`: image, writable layer, the user's own.
-pub(crate) fn disks(spec: &SandboxSpec, image: PathBuf, upper: PathBuf) -> Vec<Disk> {
-    let own = spec.extra_disks.iter().map(|disk| {
-        if disk.readonly { Disk::readonly(disk.host_path.clone()) } else { Disk::durable(disk.host_path.clone()) }
-    });
+/// The machine's disks for `spec`: image, writable layer, the user's own, which are at `own` now.
+pub(crate) fn disks(spec: &SandboxSpec, image: PathBuf, upper: PathBuf, own: Vec<PathBuf>) -> Vec<Disk> {
+    let own = spec.extra_disks.iter().zip(own);
+    let own = own.map(|(disk, file)| if disk.readonly { Disk::readonly(file) } else { Disk::durable(file) });
     [Disk::readonly(image), Disk::scratch(upper)].into_iter().chain(own).collect()
 }
 
@@ -63,7 +62,8 @@ mod tests {
             extra_disks: vec![disk("/a", false), disk("/b", true)],
             image_config: ImageConfig::default(),
         };
-        let machine = disks(&spec, "/image".into(), "/upper".into());
+        let own = spec.extra_disks.iter().map(|disk| disk.host_path.clone()).collect();
+        let machine = disks(&spec, "/image".into(), "/upper".into(), own);
         let start = message(&spec, 0, [0; 32]);
         assert_eq!(start.hostname, spec.id.as_str());
         assert_eq!(machine[start.root.lower as usize].file, PathBuf::from("/image"));
