@@ -16,7 +16,7 @@ pub use digest::{Digest, DigestError};
 pub use exit::ExitStatus;
 pub use id::{IdError, SandboxId};
 pub use layout::{CacheLayout, StateLayout, VmLayout};
-pub use one_line::one_line;
+pub use one_line::{one_line, printable};
 pub use phase::{Phase, PhaseError};
 pub use process::ProcessIdentity;
 pub use spec::{

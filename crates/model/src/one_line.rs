@@ -1,4 +1,4 @@
-//! Errors as people read them.
+//! Errors, and what others say, as people read them.
 
 use std::error::Error;
 
@@ -16,6 +16,12 @@ pub fn one_line(error: &dyn Error) -> String {
         source = cause.source();
     }
     line.replace('\n', " ")
+}
+
+/// The beginning of a line that somebody else may have chosen, without what a terminal would obey.
+#[must_use]
+pub fn printable(line: &str, most_chars: usize) -> String {
+    line.chars().filter(|c| !c.is_control()).take(most_chars).collect()
 }
 
 #[cfg(test)]
@@ -38,5 +44,10 @@ mod tests {
     fn every_cause_is_told_once_and_in_one_line() {
         let told = Failure::Telling(Box::new(Failure::Effect(Box::new(Failure::Cause))));
         assert_eq!(one_line(&told), "save: write: no space");
+    }
+
+    #[test]
+    fn a_foreign_line_moves_no_cursor_and_fits() {
+        assert_eq!(printable("\x1b[2Jzwölf\r\n Boxkämpfer", 9), "[2Jzwölf ");
     }
 }

@@ -166,7 +166,7 @@ fn outcome(note: Note) -> Result<Option<ExitStatus>, ExecError> {
 /// A line that the guest may have chosen, without what a terminal would obey.
 pub(crate) fn printable(line: &str) -> String {
     const MAX_SHOWN: usize = 1000;
-    line.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
+    matchlock_model::printable(line, MAX_SHOWN)
 }
 
 /// Writes one channel's bytes out at the taker's own pace, and grants the guest as much again.

@@ -107,7 +107,7 @@ impl fmt::Display for Exit {
 fn last_line(text: &str) -> Option<String> {
     const MAX_SHOWN: usize = 300;
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    Some(line.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect())
+    Some(matchlock_model::printable(line, MAX_SHOWN))
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ pub(crate) fn is_loopback(registry: &str) -> bool {
 
 /// Text from a server, fit for a terminal.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    matchlock_model::printable(text, 200)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a pause between tries; there is no event to wait for")]
