@@ -12,10 +12,7 @@
 use std::os::fd::OwnedFd;
 
 use matchlock_wire::{Channel, ExitKind, Mux, Note, SessionId};
-use rustix::{
-    event::PollFlags,
-    process::{Pid, Signal, kill_process_group},
-};
+use rustix::{event::PollFlags, process::Pid};
 
 use crate::{
     drain::Drains,
@@ -135,20 +132,10 @@ impl Session {
         }
     }
 
-    /// The terminal's size, or a signal for the program.
+    /// The terminal's size.
     pub(crate) fn take_note(&mut self, note: &Note) {
-        match *note {
-            Note::Resize(size) => {
-                if let (Some(source), Some(_)) = (&self.outputs[0], &self.terminal) {
-                    let _ = resize(source.fd(), size);
-                }
-            }
-            Note::Signal(number) if !self.has_ended() => {
-                if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
-                    let _ = kill_process_group(self.pid, signal);
-                }
-            }
-            _ => {}
+        if let (Note::Resize(size), Some(source), Some(_)) = (note, &self.outputs[0], &self.terminal) {
+            let _ = resize(source.fd(), *size);
         }
     }
 

@@ -8,7 +8,7 @@
 //!   | Open(session, Request) ---------------------->  |   only the host opens sessions
 //!   | Data/Eof(Input) ------> <------ Data/Eof(Output, Error)
 //!   | <------ Credit per channel, both ways ------>   |   a sender never has more under way than it was granted
-//!   | Note(Resize, Signal) -> <- Note(Started, Exited, Failed, Done)
+//!   | Note(Resize) --------> <- Note(Started, Exited, Failed, Done)
 //!   | End (cancel) ---------> <-------------- End     |   the guest's End is the session's last frame
 //! ```
 //!

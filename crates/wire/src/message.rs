@@ -136,8 +136,6 @@ pub enum Note {
     Done,
     /// Host: the terminal has another size.
     Resize(TerminalSize),
-    /// Host: send this signal to the program's process group.
-    Signal(u8),
 }
 
 /// How a program ended.

@@ -53,14 +53,15 @@ fn a_session_from_its_opening_to_its_end() {
     let id = host.open(&request).unwrap();
     assert_eq!(host.send(id, Channel::Input, b"abc"), 3);
     host.eof(id, Channel::Input);
-    host.note(id, &Note::Signal(15)).unwrap();
+    let resized = Note::Resize(TerminalSize { rows: 50, cols: 132 });
+    host.note(id, &resized).unwrap();
     assert_eq!(
         carry(&mut host, &mut guest),
         [
             Event::Opened(id, request),
             Event::Data(id, Channel::Input, b"abc".to_vec()),
             Event::Eof(id, Channel::Input),
-            Event::Note(id, Note::Signal(15)),
+            Event::Note(id, resized),
         ]
     );
 
@@ -133,7 +134,7 @@ fn a_cancelled_session_says_nothing_more_to_the_host_but_its_end() {
     host.end(id);
     host.end(id);
     assert_eq!(host.send(id, Channel::Input, b"late"), 0);
-    host.note(id, &Note::Signal(9)).unwrap();
+    host.note(id, &Note::Resize(TerminalSize { rows: 1, cols: 1 })).unwrap();
     assert_eq!(carry(&mut guest, &mut host), []);
     assert_eq!(carry(&mut host, &mut guest), [Event::Ended(id)]);
     guest.note(id, &Note::Exited(ExitKind::Signal(15))).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use matchlock_wire::{Channel, Event, ExitKind, Mux, Note, Request, Role, SessionId, limits};
+use matchlock_wire::{Channel, Event, ExitKind, Mux, Note, Request, Role, SessionId, TerminalSize, limits};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// Any request will do here.
@@ -82,7 +82,8 @@ impl World {
                 _ => self.host.stop(*id.get(&self.ids), *channel),
             },
             Act::Note(id) => {
-                self.host.note(*id.get(&self.ids), &Note::Signal(2)).expect("a small note");
+                let resized = Note::Resize(TerminalSize { rows: 24, cols: 80 });
+                self.host.note(*id.get(&self.ids), &resized).expect("a small note");
                 self.guest.note(*id.get(&self.ids), &Note::Exited(ExitKind::Code(0))).expect("a small note");
             }
             Act::End(id) => self.host.end(*id.get(&self.ids)),

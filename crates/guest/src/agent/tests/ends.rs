@@ -72,16 +72,6 @@ fn the_programs_of_a_host_that_leaves_are_ended() {
 }
 
 #[test]
-fn signals_reach_the_whole_process_group() {
-    let mut host = Host::new();
-    let id = host.open(shell("sleep 300 & echo $!; wait"));
-    let (_, line) = host.until_line(id);
-    host.mux.note(id, &Note::Signal(15)).unwrap();
-    assert_eq!(host.follow(id, None).exit(), &Note::Exited(ExitKind::Signal(15)));
-    await_death(Pid::from_raw(line.trim().parse().unwrap()).unwrap());
-}
-
-#[test]
 fn orphans_are_collected() {
     let mut host = Host::new();
     host.run(shell("for i in 1 2 3 4 5 6 7 8 9; do (sh -c 'sleep 0.1' &) ; done"));
