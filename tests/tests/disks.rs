@@ -5,9 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use matchlock_testkit::{Home, Output, images, run, tool};
-use matchlock_tests::{BUSYBOX, DEBIAN, busybox, logged, only_as_root, sandbox_folder, until};
+use matchlock_tests::{
+    BUSYBOX, DEBIAN, Sandbox, busybox, logged, machine_of, only_as_root, query, sandbox_folder, until,
+};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     process::Signal,
@@ -88,6 +90,32 @@ fn a_disk_that_is_written_to_has_one_sandbox() -> Result<()> {
     home.matchlock(sh(&["--disk", &readonly], "true")).run()?.success()?;
     reader.signal(Signal::TERM)?;
     reader.wait()?.exits_with(143)?;
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_was_not_written_out_is_told_of_by_kill_record_and_log() -> Result<()> {
+    let home = busybox()?;
+    let disk_flag = format!("{}:/data", empty_disk(&home)?.display());
+    let script = "trap 'echo saving; sleep 1000' TERM; echo ready; while :; do sleep 0.1; done";
+    let flags = ["--disk", &disk_flag, "--graceful-shutdown", "90s"];
+    let sandbox = Sandbox::start(&home, &sh(&flags, script)[1..])?;
+    let id = sandbox.id();
+    let supervisor = query(&home, "SELECT pid FROM vms")?.trim().parse()?;
+    let machine = machine_of(supervisor).context("a virtual machine")?;
+    let mut log = home.matchlock(["log", "--follow", id]).spawn()?;
+    log.expect_stdout("ready\n")?;
+
+    let kill = home.matchlock(["kill", id]).spawn()?;
+    log.expect_stdout("saving\n")?;
+    machine.kill()?;
+    let output = kill.wait()?.exits_with(1)?;
+    let why = "the guest did not end in order (the virtual machine ended with signal 9): what it had not written to its \
+               disks is lost";
+    ensure!(output.stdout() == format!("Killed {id}\n"), "{output}");
+    ensure!(output.stderr() == format!("{id}: {why}\n"), "{output}");
+    let record = home.matchlock(["inspect", id]).run()?.success()?.stdout();
+    ensure!(record.contains(why) && logged(&home).contains(why), "{record}");
     Ok(())
 }
 
