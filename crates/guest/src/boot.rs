@@ -18,6 +18,7 @@ use rustix::{
 use crate::{
     agent::Agent,
     console::say,
+    identity::Names,
     link::Link,
     loopback, mounts,
     os_error::{Doing, OsError},
@@ -50,9 +51,10 @@ pub(crate) fn boot() -> Result<Agent, OsError> {
     for (path, value) in NET_SETTINGS {
         let _ = fs::write(path, value); // a kernel without the setting does without it
     }
+    mounts::shield()?;
     let port = open_port(&uevents).doing(|| format!("open the port {PORT_NAME}"))?;
     let link = Link::new(port).doing(|| "watch the port to the host".to_owned())?;
-    Agent::new(link)
+    Agent::new(link, Names::prepare()?)
 }
 
 /// Load `/modules/*.ko` in the order of their names and drop the files: they are memory.

@@ -1,11 +1,12 @@
 //! The sandbox's name, and the files of `/etc` that follow from it and from its network.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, os::fd::OwnedFd};
 
 use matchlock_wire::{HostEntry, Start};
 use rustix::{
-    fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, open, unlink},
+    fs::{CWD, FileType, Mode, OFlags, fchmod, fstat, lstat, mkdirat, open, unlink},
     io::{Errno, write},
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
     system::sethostname,
 };
 
@@ -16,18 +17,62 @@ use crate::{
 
 const READABLE: u32 = 0o644;
 
-/// Take the name, and write `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` in place of the image's own.
-pub(crate) fn assume(start: &Start) -> Result<(), OsError> {
-    sethostname(start.hostname.as_bytes()).doing(|| format!("set the host name {:?}", start.hostname))?;
-    existing(mkdirat(CWD, "/etc", Mode::from_raw_mode(0o755))).doing(|| "make /etc".to_owned())?;
-    for (path, text) in [
-        ("/etc/hostname", format!("{}\n", start.hostname)),
-        ("/etc/hosts", hosts(&start.hostname, &start.add_hosts)),
-        ("/etc/resolv.conf", resolv_conf(&start.dns_servers)),
-    ] {
-        replace(path, text.as_bytes()).doing(|| format!("write {path}"))?;
+/// The files of `/etc` that are the sandbox's and not its image's, in the order of their texts.
+const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
+/// One of [`FILES`], empty and in memory, with a mount of it that is nowhere yet.
+struct Prepared {
+    file: OwnedFd,
+    mount: OwnedFd,
+}
+
+/// What is laid over the image's files. Made at boot: a sandbox then only has to fill it in, and its disk is not touched.
+pub(crate) struct Names(Vec<Prepared>);
+
+impl Names {
+    /// For an agent that never becomes a sandbox.
+    #[cfg(test)]
+    pub(crate) const fn none() -> Self {
+        Self(Vec::new())
     }
-    Ok(())
+
+    /// Make the files.
+    pub(crate) fn prepare() -> Result<Self, OsError> {
+        let prepare = |path: &str| -> Result<Prepared, Errno> {
+            let here = format!("/{}", path.rsplit('/').next().unwrap_or_default());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+            let file = open(&here, flags, Mode::from_raw_mode(READABLE))?;
+            let mount = open_tree(CWD, &here, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+            Ok(Prepared { file, mount })
+        };
+        FILES.iter().map(|path| prepare(path).doing(|| format!("prepare {path}"))).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Take the name, and have [`FILES`] say what follows from it in place of the image's own.
+    pub(crate) fn assume(&self, start: &Start) -> Result<(), OsError> {
+        sethostname(start.hostname.as_bytes()).doing(|| format!("set the host name {:?}", start.hostname))?;
+        let texts = [
+            format!("{}\n", start.hostname),
+            hosts(&start.hostname, &start.add_hosts),
+            resolv_conf(&start.dns_servers),
+        ];
+        for ((path, text), prepared) in FILES.iter().zip(&texts).zip(&self.0) {
+            prepared.cover(path, text).doing(|| format!("write {path}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Prepared {
+    fn cover(&self, path: &str, text: &str) -> Result<(), Errno> {
+        // An image without it, or with a link or a device in its place, gets a file of its own.
+        if !lstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile) {
+            existing(mkdirat(CWD, "/etc", Mode::from_raw_mode(0o755)))?;
+            return replace(path, text.as_bytes());
+        }
+        write_all(&self.file, text.as_bytes())?;
+        move_mount(&self.mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
 }
 
 fn hosts(hostname: &str, added: &[HostEntry]) -> String {
@@ -59,9 +104,12 @@ fn replace(path: &str, text: &[u8]) -> Result<(), Errno> {
     if fstat(&file)?.st_mode & 0o777 != READABLE {
         fchmod(&file, Mode::from_raw_mode(READABLE))?;
     }
-    let mut rest = text;
-    while !rest.is_empty() {
-        rest = &rest[write(&file, rest)?..];
+    write_all(&file, text)
+}
+
+fn write_all(file: &OwnedFd, mut text: &[u8]) -> Result<(), Errno> {
+    while !text.is_empty() {
+        text = &text[write(file, text)?..];
     }
     Ok(())
 }

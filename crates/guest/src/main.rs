@@ -35,6 +35,7 @@ mod session;
 mod spawn;
 mod start;
 mod stdio;
+mod stopwatch;
 mod stream;
 mod uevent;
 mod users;

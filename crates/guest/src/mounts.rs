@@ -6,7 +6,7 @@
 use rustix::{
     fs::{CWD, Mode, mkdirat, symlinkat},
     io::Errno,
-    mount::{MountFlags, mount},
+    mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
 };
 
 use crate::{
@@ -60,6 +60,32 @@ const fn needed(kind: &'static str, path: &'static str, flags: MountFlags, optio
 /// A kernel without this file system makes a poorer sandbox, but a sandbox.
 const fn wanted(kind: &'static str, path: &'static str, flags: MountFlags, options: &'static str) -> Step {
     Step::Mount { kind, path, flags, options, needed: false }
+}
+
+/// What only administrators of a machine change, and what would have the kernel itself run a program (`core_pattern`,
+/// `modprobe`, `uevent_helper`) or stop the machine. Commands can read it, as in every container.
+const SHIELD: &[&str] = &["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+
+/// Like them, but a mount already.
+const SYS: &str = "/sys";
+
+/// Make everything in [`SHIELD`] and [`SYS`] read-only. Done at boot, so that it costs a sandbox nothing.
+pub(crate) fn shield() -> Result<(), OsError> {
+    let seal = |path: &str| mount_remount(path, STRICT | MountFlags::BIND | MountFlags::RDONLY, c"");
+    let cover = |path: &str| mount_bind(path, path).and_then(|()| seal(path));
+    let absent = |errno| if errno == Errno::NOENT { Ok(()) } else { Err(errno) };
+    SHIELD.iter().try_for_each(|path| cover(path).or_else(absent).doing(|| format!("protect {path}")))?;
+    seal(SYS).doing(|| format!("protect {SYS}"))
+}
+
+/// Open them again, for commands that may change everything.
+pub(crate) fn lift_shield() -> Result<(), OsError> {
+    let uncover = |path: &str| match unmount(path, UnmountFlags::DETACH) {
+        Err(Errno::NOENT | Errno::INVAL) => Ok(()), // not every kernel has everything
+        other => other,
+    };
+    SHIELD.iter().try_for_each(|path| uncover(path).doing(|| format!("open {path}")))?;
+    mount_remount(SYS, STRICT | MountFlags::BIND, c"").doing(|| format!("open {SYS}"))
 }
 
 /// Do a plan's steps.

@@ -1,10 +1,13 @@
-//! Before a guest is saved it goes once through everything that a sandbox will need, so that each restored one finds it
-//! done: code and data of the kernel in memory, caches made, branches patched.
+//! A guest that is to be saved does all that is the same for every sandbox: it goes once through everything that one will
+//! need, so that each restored guest finds the kernel's caches made and its branches patched; and it mounts its root, for a
+//! restored guest finds another image in the same place.
 //!
-//! Called for the request `Park`. Invariant: nothing is left but what the kernel keeps for itself. It happens in a process
-//! with mounts of its own; when that has ended the disks are closed, and others may take their place.
+//! Called for the request `Park`. Invariant: of the image that is on the disk now nothing stays in memory but what every
+//! image has in the same place: superblock and root folder. No name of it is looked up by a process that lives on.
 
 #![expect(unsafe_code, reason = "a process of its own takes a fork")]
+
+use std::os::fd::OwnedFd;
 
 use matchlock_wire::{Exec, REHEARSAL, RootDisks, Start};
 use rustix::{
@@ -16,15 +19,27 @@ use rustix::{
 
 use crate::{
     console::say,
-    exec, identity,
+    exec,
+    identity::Names,
     os_error::{Doing, OsError},
     reap::last_errno,
-    root,
+    root::{self, Layer},
     spawn::Spawner,
+    stopwatch::Stopwatch,
 };
 
-/// Do it.
-pub(crate) fn rehearse(disks: &RootDisks) -> Result<(), OsError> {
+/// Do it. Returns what to make read-only at the end.
+pub(crate) fn park(disks: &RootDisks) -> Result<OwnedFd, OsError> {
+    rehearse(disks)?;
+    let upper = root::assemble(disks, Layer::Own, &mut Stopwatch::new())?;
+    root::discard_rehearsal()?;
+    rustix::fs::sync();
+    root::forget_blocks(disks)?;
+    Ok(upper)
+}
+
+/// In a process with mounts of its own; when that has ended, nothing of it is left.
+fn rehearse(disks: &RootDisks) -> Result<(), OsError> {
     // SAFETY: the agent has one thread, so that the child may do all that its parent may.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -45,7 +60,14 @@ fn perform(disks: &RootDisks) -> Result<(), String> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|errno| format!("keep mounts to itself: {errno}"))?;
     let start = Start { hostname: "parked".to_owned(), root: disks.clone(), ..Start::default() };
-    root::enter(disks).and_then(|_| identity::assume(&start)).map_err(|error| error.to_string())?;
+    let watch = &mut Stopwatch::new();
+    let mut enter = || {
+        let names = Names::prepare()?;
+        let _upper = root::assemble(disks, Layer::Rehearsal, watch)?;
+        root::enter(watch)?;
+        names.assume(&start)
+    };
+    enter().map_err(|error| error.to_string())?;
     let program = Exec { argv: vec![REHEARSAL.as_bytes().to_vec()], ..Exec::default() };
     let (pid, _ends) = exec::start(&program, &mut Spawner::new()).map_err(|failure| failure.message)?;
     succeeded(pid).map_err(|errno| format!("run {REHEARSAL}: {errno}"))

@@ -1,11 +1,14 @@
 //! The sandbox's root: an overlay of its writable disk over the image, in place of the folder tree that the kernel
 //! unpacked at boot, which no path leads to afterwards.
 
-use std::{ffi::CStr, os::fd::OwnedFd};
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use matchlock_wire::{DiskMount, RootDisks};
 use rustix::{
-    fs::{CWD, Mode, mkdirat},
+    fs::{CWD, Mode, OFlags, mkdirat, open},
     io::Errno,
     mount::{FsPickFlags, MountFlags, fspick, mount, mount_move},
     process::{chdir, chroot},
@@ -15,6 +18,8 @@ use crate::{
     lookup::make_folders,
     mounts::{TREES, existing},
     os_error::{Doing, OsError},
+    reap::last_errno,
+    stopwatch::Stopwatch,
 };
 
 /// Where the image is mounted, before the root is changed.
@@ -32,19 +37,72 @@ const UPPER_OPTIONS: &CStr = c"noinit_itable,discard,nobarrier";
 /// - `metacopy=off`: a file's data never hides in a layer below the one that has its attributes.
 /// - `xino=on`: all files have one device number, so that `find -xdev` and `tar --one-file-system` see one file system.
 /// - `volatile`: `fsync` does not wait for a disk that nobody reads after the sandbox.
-const OVERLAY_OPTIONS: &CStr =
-    c"lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,metacopy=off,xino=on,volatile";
+fn overlay_options(folder: &str) -> String {
+    format!(
+        "lowerdir={LOWER},upperdir={folder}/upper,workdir={folder}/work,redirect_dir=on,metacopy=off,xino=on,volatile"
+    )
+}
+
+/// Where on the writable disk what a sandbox changes is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// In the folders that every such disk has.
+    Own,
+    /// In a folder that [`discard_rehearsal`] removes.
+    Rehearsal,
+}
+
+const REHEARSAL: &str = "/upper/rehearsal";
 
 /// Folders that programs take for granted, should the image lack them.
 const EXPECTED: [(&str, u32); 2] = [("/tmp", 0o1777), ("/run", 0o755)];
 
-/// Mount the root from `disks` and move into it. Returns what to make read-only at the end.
-pub(crate) fn enter(disks: &RootDisks) -> Result<OwnedFd, OsError> {
+/// Mount the root from `disks`. Returns what to make read-only at the end.
+pub(crate) fn assemble(disks: &RootDisks, layer: Layer, watch: &mut Stopwatch) -> Result<OwnedFd, OsError> {
     mount_disk(disks.lower, LOWER, c"erofs", MountFlags::RDONLY, c"")?;
+    watch.mark("image mounted");
     mount_disk(disks.upper, UPPER, c"ext4", MountFlags::empty(), UPPER_OPTIONS)?;
+    watch.mark("writable layer mounted");
     let upper = fspick(CWD, UPPER, FsPickFlags::FSPICK_CLOEXEC).doing(|| format!("hold {UPPER}"))?;
-    mount("overlay", MERGED, "overlay", MountFlags::empty(), OVERLAY_OPTIONS)
+    let folder = match layer {
+        Layer::Own => UPPER,
+        Layer::Rehearsal => {
+            for folder in ["", "/upper", "/work"] {
+                let path = format!("{REHEARSAL}{folder}");
+                mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).doing(|| format!("make {path}"))?;
+            }
+            REHEARSAL
+        }
+    };
+    mount("overlay", MERGED, "overlay", MountFlags::empty(), CString::new(overlay_options(folder)).ok().as_deref())
         .doing(|| "lay the writable disk over the image".to_owned())?;
+    watch.mark("overlay mounted");
+    Ok(upper)
+}
+
+/// Remove what a rehearsal has left on the writable disk.
+pub(crate) fn discard_rehearsal() -> Result<(), OsError> {
+    let removed = std::fs::remove_dir_all(REHEARSAL);
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    removed.map_err(errno).doing(|| format!("remove {REHEARSAL}"))
+}
+
+/// Forget every block of the image that was read so far: another one takes its place while it stays mounted.
+#[expect(unsafe_code, reason = "rustix does not know this ioctl")]
+pub(crate) fn forget_blocks(disks: &RootDisks) -> Result<(), OsError> {
+    /// `BLKFLSBUF`, `_IO(0x12, 97)` (linux/fs.h).
+    const BLKFLSBUF: libc::c_ulong = 0x1261;
+    let path = device_path(disks.lower);
+    let forget = || {
+        let device = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // SAFETY: the request takes no argument.
+        if unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) } == 0 { Ok(()) } else { Err(last_errno()) }
+    };
+    forget().doing(|| format!("forget the blocks of {path}"))
+}
+
+/// Move into the assembled root.
+pub(crate) fn enter(watch: &mut Stopwatch) -> Result<(), OsError> {
     for tree in TREES {
         move_tree(tree).doing(|| format!("move {tree}"))?;
     }
@@ -52,7 +110,8 @@ pub(crate) fn enter(disks: &RootDisks) -> Result<OwnedFd, OsError> {
     for (path, mode) in EXPECTED {
         make_expected(path, mode).doing(|| format!("make {path}"))?;
     }
-    Ok(upper)
+    watch.mark("root entered");
+    Ok(())
 }
 
 /// Mount one of the user's disks. Returns what to make read-only at the end, unless it is so already.

@@ -187,6 +187,7 @@ impl Vm {
             disks: Vec::new(),
             cpu_quota: None,
             privileged: false,
+            timings: false,
         };
         change(&mut start);
         assert_eq!(self.ask(&Request::Start(Box::new(start))).notes, [Note::Done]);
@@ -229,7 +230,7 @@ struct PoweredOff {
     _folder: tempfile::TempDir,
 }
 
-async fn hello(control: UnixStream) -> io::Result<(UnixStream, Mux)> {
+async fn hello(_pid: i32, control: UnixStream) -> io::Result<(UnixStream, Mux)> {
     let stream = tokio::net::UnixStream::from_std(control)?;
     let mut mux = Mux::new(Role::Host);
     loop {
@@ -307,7 +308,8 @@ fn the_root_is_the_images_alone(vm: &mut Vm) {
     }
     assert_eq!(
         vm.shell("cut -d ' ' -f 5 /proc/self/mountinfo | sort | tr '\\n' ' '"),
-        "/ /dev /dev/mqueue /dev/pts /dev/shm /proc /sys /sys/fs/cgroup "
+        "/ /dev /dev/mqueue /dev/pts /dev/shm /etc/hosts /proc /proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger /sys \
+         /sys/fs/cgroup "
     );
     assert_eq!(vm.shell("stat -c %d / /bin /etc/hostname /bin/busybox | sort -u | wc -l"), "1\n", "one file system");
     assert_eq!(vm.shell("mv /folder /renamed && ls /renamed"), "inside\n", "a folder of the image can be renamed");
@@ -321,6 +323,16 @@ fn commands_are_confined(vm: &mut Vm) {
         assert!(status.lines().any(|found| found == line), "{line} is not in {status}");
     }
     assert!(vm.shell("mount -t tmpfs none /tmp").contains("ermission denied"), "mounting takes a privileged sandbox");
+    // What the kernel runs by itself has all rights: nobody may choose it.
+    for setting in [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/sys/kernel/uevent_seqnum",
+        "/proc/sysrq-trigger",
+    ] {
+        let said = vm.shell(&format!("echo x > {setting}"));
+        assert!(said.contains("ead-only file system"), "{setting}: {said}");
+    }
 }
 
 fn a_user_gets_a_terminal(vm: &mut Vm) {
@@ -382,6 +394,10 @@ async fn a_privileged_sandbox_keeps_everything_but_more_than_its_share_of_the_pr
         start.cpu_quota = Some(80_000);
     });
     assert_eq!(vm.shell("grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"), "NoNewPrivs:\t0\nSeccomp:\t0\n");
+    assert_eq!(
+        vm.shell("echo core > /proc/sys/kernel/core_pattern && echo 1 > /sys/kernel/profiling; echo written"),
+        "written\n"
+    );
     assert_eq!(vm.shell("mount -t tmpfs none /tmp && grep -c ' /tmp tmpfs' /proc/mounts"), "1\n");
     assert_eq!(vm.shell("cat /proc/self/cgroup /sys/fs/cgroup/sandbox/cpu.max"), "0::/sandbox\n80000 100000\n");
     assert_eq!(vm.shell("cat /proc/1/cgroup"), "0::/\n", "the agent itself is not slowed down");
@@ -460,6 +476,7 @@ async fn a_start_that_cannot_be_carried_out_says_why() {
         disks: Vec::new(),
         cpu_quota: None,
         privileged: false,
+        timings: false,
     };
     let story = vm.ask(&Request::Start(Box::new(start)));
     let [Note::Failed(failure)] = &story.notes[..] else { panic!("{story:?}") };

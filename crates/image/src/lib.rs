@@ -34,6 +34,7 @@ mod tree;
 
 pub use cache::{Image, ImageCache, Rootfs};
 pub use convert::{AppliedLayer, ConvertError, Converter, EntryProblem, ImageSummary, Limits};
+pub use erofs::is_exchangeable;
 pub use error::ImageError;
 pub use import::{ArchiveError, fuzz_archive};
 pub use manifest::ManifestError;

@@ -1,6 +1,6 @@
 //! Requests that the guest answers in one word. Used to make a booted guest a sandbox, and to end it.
 
-use matchlock_wire::{Event, Note, Request};
+use matchlock_wire::{Event, Milestone, Note, Request};
 use thiserror::Error;
 
 use crate::{
@@ -18,18 +18,21 @@ pub enum AskError {
     Link(#[from] LinkError),
 }
 
-/// Ask the guest for something that it answers with `Done`.
-pub(crate) async fn ask(link: &Link, request: Request) -> Result<(), AskError> {
+/// Ask the guest for something that it answers with `Done`; returns what it was asked to say of the way there.
+pub(crate) async fn ask(link: &Link, request: Request) -> Result<Vec<Milestone>, AskError> {
     let mut session = link.open(request).await?;
-    let mut answer = None;
+    let (mut answer, mut times) = (None, Vec::new());
     loop {
         match session.next().await {
+            Some(Event::Note(_, Note::Times(told))) => times = told,
             Some(Event::Note(_, Note::Done)) => answer = Some(Ok(())),
             Some(Event::Note(_, Note::Failed(failure))) => {
                 answer = Some(Err(AskError::Refused(printable(&failure.message))));
             }
             // To the session's very end, so that nothing of it is under way any more.
-            Some(Event::Ended(_)) | None => return answer.unwrap_or_else(|| Err(session.fate().into())),
+            Some(Event::Ended(_)) | None => {
+                return answer.unwrap_or_else(|| Err(session.fate().into())).map(|()| times);
+            }
             Some(_) => {}
         }
     }

@@ -159,7 +159,7 @@ fn outcome(note: Note) -> Result<Option<ExitStatus>, ExecError> {
             };
             Err(ExecError::NotStarted { status, message: printable(&failure.message) })
         }
-        Note::Started { .. } | Note::Done | Note::Resize(_) => Ok(None),
+        Note::Started { .. } | Note::Times(_) | Note::Done | Note::Resize(_) => Ok(None),
     }
 }
 

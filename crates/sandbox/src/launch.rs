@@ -4,42 +4,37 @@
 //! by [`Hold`].
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::AsRawFd,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use matchlock_model::{Phase, SandboxSpec, one_line};
+use matchlock_model::{Phase, SandboxSpec};
 use matchlock_store::{Action, StoreError, claim_folder, identity_of};
 use matchlock_vmm::{
-    BootError, Booted, ConsoleLog, Deadlines, Disk, Fallback, Machine, Policy, Running, boot,
-    qemu::{Qemu, QemuError},
+    BootError, ConsoleLog, Disk, Machine,
+    qemu::QemuError,
     upper::{self, UpperError},
 };
-use matchlock_wire::Request;
 use thiserror::Error;
-use tokio::net::UnixStream;
 
 use crate::{
     Host,
-    ask::{AskError, ask},
+    ask::AskError,
+    bring_up::{BringUp, Up},
     disks::{DiskError, DiskLocks},
     hold::Hold,
     host::{GuestFiles, PrepareError},
-    link::{Link, LinkError},
+    link::LinkError,
     log::VmLog,
     relay,
     sandbox::{Guest, Sandbox},
     start,
-    template::{self, NoTemplate, Ready},
+    template::{self, NoTemplate, Ready, Shape},
+    timeline::Timeline,
 };
-
-/// How long a booted guest may take to mount its disks and become the sandbox. Emulated, on a loaded machine, it is
-/// a second or two.
-const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -96,15 +91,19 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
-    pub async fn launch(host: &Host, launch: Launch) -> Result<Self, LaunchError> {
+    pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
         let Launch { mut spec, image, keep, cold } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
-        // What takes long and belongs to no sandbox comes first: a kernel may have to be fetched, a disk be formatted.
+        // What takes long and belongs to no sandbox comes first: a kernel may have to be fetched, a disk be formatted, a
+        // guest be booted and saved.
         let files = host.prepare().await?;
         prepare_upper(host, &spec).await?;
-        let template = if cold { None } else { Some(template_for(host, &files, &spec).await) };
+        timeline.mark("host files found");
+        let template = if cold { None } else { Some(host.template(&files, &spec).await) };
+        timeline.mark("template found");
         let mut hold = Hold::register(host, &mut spec, disks)?;
-        match assemble(host, &mut hold, spec, image, files, template).await {
+        timeline.mark("sandbox recorded");
+        match assemble(host, &mut hold, spec, image, &files, template, timeline).await {
             Ok(guest) => {
                 hold.keep = keep;
                 Ok(Self { guest, hold })
@@ -114,6 +113,21 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+}
+
+impl Host {
+    /// The template for sandboxes like `spec`, made if there is none.
+    pub(crate) async fn template(&self, files: &GuestFiles, spec: &SandboxSpec) -> Result<Ready, NoTemplate> {
+        // Which files its disks are does not matter to a template.
+        let disks = start::disks(spec, PathBuf::new(), PathBuf::new(), vec![PathBuf::new(); spec.extra_disks.len()]);
+        let shape = Shape {
+            vmm: &files.vmm,
+            machine: &machine(files, spec, disks),
+            layer_mb: spec.resources.disk_size_mb.into(),
+            privileged: spec.privileged,
+        };
+        template::ensure(&self.cache, &shape).await
     }
 }
 
@@ -129,28 +143,49 @@ async fn assemble(
     hold: &mut Hold,
     spec: SandboxSpec,
     image: Arc<File>,
-    files: GuestFiles,
+    files: &GuestFiles,
     template: Option<Result<Ready, NoTemplate>>,
+    timeline: &Timeline,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
     hold.claim = Some(claim_folder(layout.dir())?);
     let log = VmLog::create(&layout.log()).map_err(|source| LaunchError::Io { what: "make the log", source })?;
-    upper::create(&host.cache.uppers(), u64::from(spec.resources.disk_size_mb), &layout.upper())?;
+    let make_upper = || upper::create(&host.cache.uppers(), u64::from(spec.resources.disk_size_mb), &layout.upper());
+    match &template {
+        Some(Ok(template)) => template.copy_layer(&layout.upper())?,
+        _ => make_upper()?,
+    }
     hold.store.advance(&spec.id, &[Phase::Created, Phase::Starting], |_| {})?;
+    timeline.mark("writable layer made");
 
     let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
-    let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
-    let Up { running, link, notices } = bring_up(&files.vmm, &machine, &spec, template).await?;
-    // It dies with this process by itself; the row is for one that is stuck and for those who ask what is held.
-    let process = identity_of(running.pid()).map_err(|source| LaunchError::Io { what: "read /proc", source })?;
-    if let Some(process) = process {
-        hold.store.push_undo(&spec.id, &Action::EndProcess { process })?;
-    }
+    let machine = Machine { console_log: Some(console_log(&log)), ..machine(files, &spec, disks) };
+    let store = &mut hold.store;
+    let up = BringUp {
+        vmm: &files.vmm,
+        machine: &machine,
+        spec: &spec,
+        timeline,
+        // It dies with this process by itself; the row is for one that is stuck and for those who ask what is held.
+        started: |pid| {
+            timeline.mark("VMM started");
+            let process = identity_of(pid).map_err(|source| LaunchError::Io { what: "read /proc", source })?;
+            process.map_or(Ok(()), |process| Ok(store.push_undo(&spec.id, &Action::EndProcess { process })?))
+        },
+        // A guest that was given up may have written to it.
+        renew: || {
+            fs::remove_file(layout.upper()).map_err(|source| LaunchError::Io { what: "remove a layer", source })?;
+            Ok(make_upper()?)
+        },
+    };
+    let Up { running, link, notices } = up.run(template).await?;
+    timeline.mark("guest ready");
     hold.machine = Some(running);
     let spec = Arc::new(spec);
     let relay = relay::serve(&layout.exec_socket(), link.clone(), Arc::clone(&spec))
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
+    timeline.mark("sandbox ready");
     Ok(Guest { spec, link, log, notices, _relay: relay })
 }
 
@@ -172,80 +207,10 @@ fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) -> Machine 
     }
 }
 
-/// The template for `spec`, before there is anything of its sandbox.
-async fn template_for(host: &Host, files: &GuestFiles, spec: &SandboxSpec) -> Result<Ready, NoTemplate> {
-    // Which files its disks are does not matter to a template.
-    let disks = start::disks(spec, PathBuf::new(), PathBuf::new(), vec![PathBuf::new(); spec.extra_disks.len()]);
-    template::ensure(host, &files.vmm, &machine(files, spec, disks)).await
-}
-
-/// A machine whose guest is the sandbox.
-struct Up {
-    running: Running,
-    link: Link,
-    notices: Vec<String>,
-}
-
-/// Continue a saved guest. What the guest itself refuses, it would refuse as well if it were booted.
-async fn continue_saved(
-    vmm: &Qemu,
-    machine: &Machine,
-    spec: &SandboxSpec,
-    template: Result<Ready, NoTemplate>,
-) -> Result<(Up, Result<(), LaunchError>), NoTemplate> {
-    let template = template?;
-    let become_it = async |link: Link| match become_sandbox(&link, spec).await {
-        Err(LaunchError::Guest(AskError::Link(broken))) => Err(broken),
-        started => Ok((link, started)),
-    };
-    let (running, (link, started)) = template.restore(vmm, machine, become_it).await?;
-    let notices = template.fallback.iter().map(emulated).collect();
-    Ok((Up { running, link, notices }, started))
-}
-
-fn emulated(reason: &Fallback) -> String {
-    format!("using software emulation: {reason}")
-}
-
-/// Continue a saved guest if there is one, or boot one, until it is the sandbox.
-async fn bring_up(
-    vmm: &Qemu,
-    machine: &Machine,
-    spec: &SandboxSpec,
-    template: Option<Result<Ready, NoTemplate>>,
-) -> Result<Up, LaunchError> {
-    let mut notices = Vec::new();
-    if let Some(template) = template {
-        match continue_saved(vmm, machine, spec, template).await {
-            Ok((up, started)) => return started.map(|()| up),
-            Err(reason) => notices.push(format!("starting cold: {}", one_line(&reason))),
-        }
-    }
-    let Booted { running, ready: link, fallback, .. } =
-        boot(vmm, machine, Policy::Auto, Deadlines::default(), greet).await?;
-    notices.extend(fallback.iter().map(emulated));
-    become_sandbox(&link, spec).await?;
-    Ok(Up { running, link, notices })
-}
-
 /// The console goes into the sandbox's log, so that one bound holds for both.
 fn console_log(log: &VmLog) -> ConsoleLog {
     let log = log.clone();
     ConsoleLog::new(move |bytes| log.append(bytes))
-}
-
-/// The guest is ready when it has said hello.
-async fn greet(stream: std::os::unix::net::UnixStream) -> Result<Link, LinkError> {
-    Link::to_guest(UnixStream::from_std(stream)?).await
-}
-
-async fn become_sandbox(link: &Link, spec: &SandboxSpec) -> Result<(), LaunchError> {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let clock_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-    let message = start::message(spec, clock_ns, random()?);
-    let ask = ask(link, Request::Start(Box::new(message)));
-    let silent = |_| LaunchError::GuestSilent(START_DEADLINE.as_secs());
-    Ok(tokio::time::timeout(START_DEADLINE, ask).await.map_err(silent)??)
 }
 
 /// Bytes that nobody can guess.

@@ -4,6 +4,7 @@
 //! processes, [`exec`] what both do with a link. What the verbs need of the crates below is re-exported here.
 
 mod ask;
+mod bring_up;
 pub mod client;
 mod disks;
 pub mod exec;
@@ -18,6 +19,7 @@ mod sandbox;
 mod socket;
 mod start;
 mod template;
+mod timeline;
 
 pub use ask::AskError;
 pub use disks::DiskError;
@@ -31,3 +33,4 @@ pub use matchlock_vmm as vmm;
 pub use matchlock_wire::{Exec, Stdio, TerminalSize};
 pub use sandbox::{CloseError, Sandbox};
 pub use template::NoTemplate;
+pub use timeline::Timeline;

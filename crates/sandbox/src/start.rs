@@ -36,6 +36,7 @@ pub(crate) fn message(spec: &SandboxSpec, clock_ns: u64, entropy: [u8; 32]) -> S
         disks: disks.collect(),
         cpu_quota: spec.resources.cpus.quota(),
         privileged: spec.privileged,
+        timings: false,
     }
 }
 

@@ -6,24 +6,24 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use matchlock_image::{ConvertError, Converter, Limits};
+use matchlock_image::{ConvertError, Converter, Limits, is_exchangeable};
+use matchlock_model::{CacheLayout, one_line};
 use matchlock_vmm::{
-    Accelerator, Fallback, GUEST, Machine, RestoreError, Running, SaveError, Template, TemplateError, Templates, Vmm,
-    kvm,
+    Accelerator, Fallback, GUEST, Machine, RestoreError, Running, SaveError, Template, TemplateError, Templates,
+    Unfinished, Vmm, kvm,
     qemu::{Qemu, QemuError},
     restore, save,
     upper::{self, UpperError},
 };
-use matchlock_wire::{REHEARSAL, Request, RootDisks};
+use matchlock_wire::{Park, REHEARSAL, Request, RootDisks};
 use thiserror::Error;
-use tokio::net::UnixStream;
 
 use crate::{
-    Host,
     ask::{AskError, ask},
     link::{Link, LinkError},
     start::{LOWER, UPPER},
@@ -32,9 +32,6 @@ use crate::{
 /// The size that a guest is told of each disk while it is saved. The real ones are smaller, which it never notices: file
 /// systems go by what they say of themselves.
 const STAND_IN_SIZE: u64 = 1 << 40;
-
-/// The smallest writable layer there is will do for a rehearsal.
-const STAND_IN_UPPER_MB: u64 = 64;
 
 /// Why a sandbox cannot begin as a copy of a saved guest.
 #[derive(Debug, Error)]
@@ -48,6 +45,10 @@ pub enum NoTemplate {
     Image(#[from] ConvertError),
     #[error("make a stand-in for the writable layer")]
     Upper(#[from] UpperError),
+    #[error("read the image")]
+    ReadImage(#[source] io::Error),
+    #[error("the image's root folder holds more than a saved guest expects")]
+    UnusualImage,
     #[error("disk {} is larger than a saved guest can be given", .0.display())]
     LargeDisk(PathBuf),
     #[error(transparent)]
@@ -61,59 +62,104 @@ pub enum NoTemplate {
 /// A template for machines of one shape, and how to run them.
 #[derive(Debug)]
 pub(crate) struct Ready {
+    templates: Templates,
+    key: String,
     template: Template,
     accelerator: Accelerator,
     /// Why that is not KVM, where it might have been.
     pub(crate) fallback: Option<Fallback>,
 }
 
-/// The template for machines like `machine`, made if there is none that can be used.
-pub(crate) async fn ensure(host: &Host, vmm: &Qemu, machine: &Machine) -> Result<Ready, NoTemplate> {
+/// What sandboxes that share a template have in common.
+pub(crate) struct Shape<'a> {
+    pub(crate) vmm: &'a Qemu,
+    /// Which files its disks are does not matter.
+    pub(crate) machine: &'a Machine,
+    /// Size of the writable layer in MiB.
+    pub(crate) layer_mb: u64,
+    /// Commands keep all rights.
+    pub(crate) privileged: bool,
+}
+
+/// The template for sandboxes of this shape, made if there is none that can be used.
+pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Ready, NoTemplate> {
     let fallback = match kvm() {
-        Ok(()) => match ensure_for(host, vmm, machine, Accelerator::Kvm).await {
-            Ok(template) => return Ok(Ready { template, accelerator: Accelerator::Kvm, fallback: None }),
-            Err(error) => Fallback::Ended(matchlock_model::one_line(&error)),
+        Ok(()) => match ensure_for(cache, shape, Accelerator::Kvm).await {
+            Ok(ready) => return Ok(ready),
+            Err(error) => Fallback::Ended(one_line(&error)),
         },
         Err(reason) => reason,
     };
-    let template = ensure_for(host, vmm, machine, Accelerator::Tcg).await?;
-    Ok(Ready { template, accelerator: Accelerator::Tcg, fallback: Some(fallback) })
+    let ready = ensure_for(cache, shape, Accelerator::Tcg).await?;
+    Ok(Ready { fallback: Some(fallback), ..ready })
 }
 
-async fn ensure_for(
-    host: &Host,
-    vmm: &Qemu,
-    machine: &Machine,
-    accelerator: Accelerator,
-) -> Result<Template, NoTemplate> {
-    let templates = Templates::new(host.cache.templates());
-    let recipe = vmm.recipe(machine, accelerator).map_err(NoTemplate::Recipe)?;
-    match templates.find(&recipe, vmm.tsc_khz()) {
-        Ok(template) => return Ok(template),
+async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Accelerator) -> Result<Ready, NoTemplate> {
+    let &Shape { vmm, machine, layer_mb, privileged } = shape;
+    let templates = Templates::new(cache.templates());
+    let parked = format!("writable layer of {layer_mb} MiB, {}", if privileged { "privileged" } else { "confined" });
+    let recipe = vmm.recipe(machine, accelerator, parked).map_err(NoTemplate::Recipe)?;
+    let find = || {
+        let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
+        blocking(move || Ok(templates.find(&recipe, tsc_khz)))
+    };
+    let ready =
+        |template| Ready { template, accelerator, key: recipe.key(), templates: templates.clone(), fallback: None };
+    match find().await? {
+        Ok(template) => return Ok(ready(template)),
         Err(TemplateError::Missing) => {}
         Err(reason) => tracing::warn!("{reason}: it is made again"),
     }
-    let stand_ins = StandIns::new(host, machine)?;
-    save(vmm, &templates, (&recipe, accelerator), &stand_ins.machine, park).await?;
-    Ok(templates.find(&recipe, vmm.tsc_khz())?)
+    let begun = blocking({
+        let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
+        let (cache, machine) = (cache.clone(), machine.clone());
+        move || {
+            let Some(unfinished) = templates.begin(&recipe, tsc_khz)? else { return Ok(None) };
+            let stand_ins = StandIns::new(&cache, &unfinished, &machine, layer_mb)?;
+            Ok(Some((unfinished, stand_ins)))
+        }
+    });
+    if let Some((unfinished, stand_ins)) = begun.await? {
+        let park = async |_, stream| park(stream, privileged).await;
+        save(vmm, unfinished, (&stand_ins.machine, accelerator), layer_mb * 1024 * 1024, park).await?;
+    }
+    Ok(ready(find().await??))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NoTemplate> + Send + 'static,
+) -> Result<T, NoTemplate> {
+    tokio::task::spawn_blocking(work).await.map_err(|interrupted| NoTemplate::StandIn(interrupted.into()))?
 }
 
 impl Ready {
+    /// Make the writable layer with which its guest goes on.
+    pub(crate) fn copy_layer(&self, path: &Path) -> Result<(), UpperError> {
+        upper::copy(&self.template.layer, path)
+    }
+
     /// Continue the saved guest as `machine`, with `ready` to find out whether it does.
-    pub(crate) async fn restore<T, F>(
+    pub(crate) async fn restore<T>(
         &self,
         vmm: &Qemu,
         machine: &Machine,
-        ready: impl FnOnce(Link) -> F,
-    ) -> Result<(Running, T), NoTemplate>
-    where
-        F: Future<Output = Result<T, LinkError>>,
-    {
+        deadline: Duration,
+        ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, LinkError>,
+    ) -> Result<(Running, T), NoTemplate> {
+        let image = File::open(&machine.disks[LOWER as usize].file).and_then(|image| is_exchangeable(&image));
+        if !image.map_err(NoTemplate::ReadImage)? {
+            return Err(NoTemplate::UnusualImage);
+        }
         if let Some(disk) = machine.disks.iter().find(|disk| is_too_large(&disk.file)) {
             return Err(NoTemplate::LargeDisk(disk.file.clone()));
         }
-        let ready = async |stream| ready(Link::to_restored(UnixStream::from_std(stream)?)).await;
-        Ok(restore(vmm, machine, self.accelerator, &self.template, ready).await?)
+        let restored = restore(vmm, machine, (&self.template, self.accelerator), deadline, ready).await;
+        if let Err(reason) = &restored
+            && let Err(error) = self.templates.remove(&self.key)
+        {
+            tracing::warn!("{}; the template {} stays: {error}", one_line(reason), self.key);
+        }
+        Ok(restored?)
     }
 }
 
@@ -122,9 +168,9 @@ fn is_too_large(disk: &Path) -> bool {
 }
 
 /// Have a guest that has just booted rehearse; its link has to stay open until it is saved.
-async fn park(stream: std::os::unix::net::UnixStream) -> Result<Link, AskError> {
-    let link = Link::to_guest(UnixStream::from_std(stream).map_err(LinkError::from)?).await?;
-    ask(&link, Request::Park(RootDisks { lower: LOWER, upper: UPPER })).await?;
+async fn park(stream: UnixStream, privileged: bool) -> Result<Link, AskError> {
+    let link = Link::to_guest(tokio::net::UnixStream::from_std(stream).map_err(LinkError::from)?).await?;
+    ask(&link, Request::Park(Park { root: RootDisks { lower: LOWER, upper: UPPER }, privileged })).await?;
     Ok(link)
 }
 
@@ -135,14 +181,15 @@ struct StandIns {
 }
 
 impl StandIns {
-    fn new(host: &Host, machine: &Machine) -> Result<Self, NoTemplate> {
+    fn new(cache: &CacheLayout, unfinished: &Unfinished, machine: &Machine, layer_mb: u64) -> Result<Self, NoTemplate> {
         let mut machine = Machine { console_log: None, ..machine.clone() };
         let mut files = Vec::new();
         for (number, disk) in (0..).zip(&mut machine.disks) {
-            let file = tempfile::tempfile_in(host.cache.root()).map_err(NoTemplate::StandIn)?;
+            let file = if number == UPPER { unfinished.layer() } else { tempfile::tempfile_in(cache.root()) };
+            let file = file.map_err(NoTemplate::StandIn)?;
             match number {
                 LOWER => image(&file)?,
-                UPPER => upper::fill(&host.cache.uppers(), STAND_IN_UPPER_MB, &file)?,
+                UPPER => upper::fill(&cache.uppers(), layer_mb, &file)?,
                 _ => {}
             }
             file.set_len(STAND_IN_SIZE).map_err(NoTemplate::StandIn)?;
@@ -153,7 +200,7 @@ impl StandIns {
     }
 }
 
-/// An image whose one program ends at once, and the folders of any image.
+/// An image whose one program ends at once, and the folders that a guest mounts on.
 fn image(file: &File) -> Result<(), NoTemplate> {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();

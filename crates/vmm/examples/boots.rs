@@ -46,14 +46,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("prepared in {} ms", since.elapsed().as_millis());
     let attempts = AtomicUsize::new(0);
-    let ready = |control| {
+    let ready = async |_, control| {
         attempts.fetch_add(1, Ordering::Relaxed);
-        greeted(control)
+        greeted(control).await
     };
     let mut times = Vec::new();
     for _ in 0..count {
         let since = Instant::now();
-        boot(&qemu, &machine, Policy::Only(Accelerator::Tcg), Deadlines::default(), ready).await?;
+        boot(&qemu, &machine, Policy::Only(Accelerator::Tcg), Deadlines::default(), &ready).await?;
         times.push(since.elapsed());
     }
     times.sort_unstable();

@@ -89,22 +89,18 @@ pub enum BootError<V: std::error::Error + 'static, R: std::error::Error + 'stati
     },
 }
 
-/// Start `machine` until its guest is ready, which `ready` decides over the control link.
+/// Start `machine` until its guest is ready, which `ready` decides: it is called for each process that is started, with its
+/// pid and the control link.
 ///
 /// # Errors
 /// [`BootError`].
-pub async fn boot<V, T, R, F>(
+pub async fn boot<V: Vmm, T, R: std::error::Error + 'static>(
     vmm: &V,
     machine: &Machine,
     policy: Policy,
     deadlines: Deadlines,
-    ready: impl Fn(UnixStream) -> F,
-) -> Result<Booted<T>, BootError<V::Error, R>>
-where
-    V: Vmm,
-    R: std::error::Error + 'static,
-    F: Future<Output = Result<T, R>>,
-{
+    ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<Booted<T>, BootError<V::Error, R>> {
     let kvm = match policy {
         Policy::Only(Accelerator::Tcg) => None,
         Policy::Only(Accelerator::Kvm) | Policy::Auto => Some(accel::kvm()),
@@ -120,16 +116,15 @@ struct Boot<'a, V, C> {
     ready: C,
 }
 
-impl<V, T, R, F, C> Boot<'_, V, C>
+impl<V, T, R, C> Boot<'_, V, C>
 where
     V: Vmm,
     R: std::error::Error + 'static,
-    F: Future<Output = Result<T, R>>,
-    C: Fn(UnixStream) -> F,
+    C: AsyncFnMut(i32, UnixStream) -> Result<T, R>,
 {
     /// Try what `policy` allows; `kvm` is what is known about KVM if it is wanted.
     async fn run(
-        &self,
+        mut self,
         policy: Policy,
         kvm: Option<Result<(), Fallback>>,
     ) -> Result<Booted<T>, BootError<V::Error, R>> {
@@ -169,12 +164,12 @@ where
     }
 
     async fn attempt(
-        &self,
+        &mut self,
         accelerator: Accelerator,
         deadline: Duration,
     ) -> Result<Attempt<T>, BootError<V::Error, R>> {
         let started = self.vmm.start(self.machine, accelerator, Origin::Kernel).await.map_err(BootError::Vmm)?;
-        attend(started, deadline, &self.ready).await.map_err(BootError::Ready)
+        attend(started, deadline, &mut self.ready).await.map_err(BootError::Ready)
     }
 }
 
@@ -188,20 +183,17 @@ pub(crate) enum Attempt<T> {
 }
 
 /// Stay with a machine until its guest is ready, or never will be. Its error is `ready`'s, of a machine that goes on.
-pub(crate) async fn attend<T, R, F>(
+pub(crate) async fn attend<T, R>(
     started: Started,
     deadline: Duration,
-    ready: impl FnOnce(UnixStream) -> F,
-) -> Result<Attempt<T>, R>
-where
-    F: Future<Output = Result<T, R>>,
-{
+    ready: &mut impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<Attempt<T>, R> {
     let Started { mut running, control, mut monitor } = started;
     let outcome = tokio::select! {
         // First, because a link that breaks means mostly that the machine has ended, and that says more.
         biased;
         exit = running.exited() => Err(exit),
-        outcome = within(deadline, &running, ready(control)) => Ok(outcome),
+        outcome = within(deadline, &running, ready(running.pid(), control)) => Ok(outcome),
         reason = refusal(&mut monitor) => return Ok(Attempt::Refused(reason)),
     };
     let ended = |exit: std::io::Result<Exit>| {
@@ -276,8 +268,8 @@ mod tests {
     impl Vmm for Scripts {
         type Error = io::Error;
 
-        fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe> {
-            Recipe::new(machine, accelerator, (Path::new("/bin/sh"), "1"), &[], None)
+        fn recipe(&self, machine: &Machine, accelerator: Accelerator, parked: String) -> io::Result<Recipe> {
+            Recipe::new(machine, accelerator, (Path::new("/bin/sh"), "1"), &[], parked, None)
         }
 
         fn tsc_khz(&self) -> Option<u64> {
@@ -313,7 +305,7 @@ mod tests {
             console_log: None,
         };
         let deadlines = Deadlines { kvm: Duration::from_millis(400), tcg: Duration::from_millis(400) };
-        let ready = async |control: UnixStream| {
+        let ready = async |_, control: UnixStream| {
             let read = move || (&control).read_exact(&mut [0; 6]);
             tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
         };

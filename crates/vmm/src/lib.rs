@@ -35,7 +35,7 @@ pub use self::{
     process::ProcessEnd,
     restore::{RestoreError, SaveError, restore, save},
     running::{Exit, Running},
-    template::{Recipe, Template, TemplateError, Templates},
+    template::{Recipe, Template, TemplateError, Templates, Unfinished},
 };
 
 use self::qemu::Qmp;
@@ -48,11 +48,11 @@ pub trait Vmm: Sync {
     /// Why it cannot start one.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// What a template of `machine` would be made from.
+    /// What a template of `machine` would be made from whose guest was parked as `parked` says.
     ///
     /// # Errors
     /// A file of it cannot be looked at.
-    fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe>;
+    fn recipe(&self, machine: &Machine, accelerator: Accelerator, parked: String) -> io::Result<Recipe>;
 
     /// The rate in kHz that its guests take the host's time-stamp counter to have, if they are told.
     fn tsc_khz(&self) -> Option<u64>;

@@ -8,7 +8,7 @@
 //! Called by `sandbox`. Invariant: as with [`crate::boot()`], either a guest is ready or no process of an attempt is left; and a
 //! template appears only when it is whole.
 
-use std::{future::Future, io, os::unix::net::UnixStream, time::Duration};
+use std::{io, os::unix::net::UnixStream, time::Duration};
 
 use thiserror::Error;
 
@@ -17,11 +17,8 @@ use crate::{
     boot::{Attempt, BootError, attend},
     qemu::QmpError,
     running::Exit,
-    template::{Recipe, Template, TemplateError, Templates},
+    template::{Template, Unfinished},
 };
-
-/// How long a restored guest may run until it answers, in processor time of its VMM. A tenth of a second is usual.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a guest may run until it is ready to be saved: it boots, and rehearses what it will do.
 const PARK_DEADLINE: Duration = Duration::from_secs(25);
@@ -50,8 +47,6 @@ pub enum RestoreError<V: std::error::Error + 'static, R: std::error::Error + 'st
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum SaveError<V: std::error::Error + 'static, R: std::error::Error + 'static> {
     #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
     Boot(#[from] BootError<V, R>),
     #[error("save the guest")]
     Monitor(#[source] QmpError),
@@ -61,64 +56,44 @@ pub enum SaveError<V: std::error::Error + 'static, R: std::error::Error + 'stati
     Write(#[source] io::Error),
 }
 
-/// Continue the guest of `template` as `machine`, until `ready` has had its answer.
+/// Continue the guest of `template` as `machine`, until `ready` has had its answer: it is called with the process's pid and
+/// the control link. `deadline` is in processor time of the VMM.
 ///
 /// # Errors
 /// [`RestoreError`].
-pub async fn restore<V, T, R, F>(
+pub async fn restore<V: Vmm, T, R: std::error::Error + 'static>(
     vmm: &V,
     machine: &Machine,
-    accelerator: Accelerator,
-    template: &Template,
-    ready: impl FnOnce(UnixStream) -> F,
-) -> Result<(Running, T), RestoreError<V::Error, R>>
-where
-    V: Vmm,
-    R: std::error::Error + 'static,
-    F: Future<Output = Result<T, R>>,
-{
+    (template, accelerator): (&Template, Accelerator),
+    deadline: Duration,
+    mut ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<(Running, T), RestoreError<V::Error, R>> {
     let started = vmm.start(machine, accelerator, Origin::Template(template)).await.map_err(RestoreError::Vmm)?;
-    match attend(started, RESTORE_DEADLINE, ready).await.map_err(RestoreError::Ready)? {
+    match attend(started, deadline, &mut ready).await.map_err(RestoreError::Ready)? {
         Attempt::Ready(running, ready) => Ok((running, ready)),
         Attempt::Ended(exit) => Err(RestoreError::Ended(Box::new(exit))),
         Attempt::Refused(reason) => Err(RestoreError::Refused(reason)),
-        Attempt::Silent(_) => Err(RestoreError::Silent(RESTORE_DEADLINE)),
+        Attempt::Silent(_) => Err(RestoreError::Silent(deadline)),
     }
 }
 
-/// Make the template for `machine`: boot it until `park` has its guest where every sandbox of this shape will begin, and
-/// save it. Waits for others who make one; if that was this one, there is nothing to do.
+/// Finish a template: boot `machine`, one of whose disks is the template's own, until `park` has its guest where every
+/// sandbox of this shape will begin, and save it. `layer_size` bytes are kept of that disk.
 ///
 /// # Errors
 /// [`SaveError`]; nothing is left then.
-pub async fn save<V, T, R, F>(
+pub async fn save<V: Vmm, T, R: std::error::Error + 'static>(
     vmm: &V,
-    templates: &Templates,
-    (recipe, accelerator): (&Recipe, Accelerator),
-    machine: &Machine,
-    park: impl FnOnce(UnixStream) -> F,
-) -> Result<(), SaveError<V::Error, R>>
-where
-    V: Vmm,
-    R: std::error::Error + 'static,
-    F: Future<Output = Result<T, R>>,
-{
-    let unfinished = blocking({
-        let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
-        move || {
-            let unfinished = templates.begin(&recipe)?;
-            // Somebody else may have been faster.
-            Ok(templates.find(&recipe, tsc_khz).is_err().then_some(unfinished))
-        }
-    });
-    let Some(unfinished) = unfinished.await.map_err(SaveError::Write)?.map_err(SaveError::Template)? else {
-        return Ok(());
-    };
+    unfinished: Unfinished,
+    (machine, accelerator): (&Machine, Accelerator),
+    layer_size: u64,
+    mut park: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<(), SaveError<V::Error, R>> {
     let (memory, state) =
         unfinished.memory(machine.memory_mb).and_then(|m| Ok((m, unfinished.state()?))).map_err(SaveError::Write)?;
     let started = vmm.start(machine, accelerator, Origin::Draft(&memory)).await.map_err(BootError::Vmm)?;
     // What `park` leaves is kept: a link that closes is news for the guest, which would be saved with it.
-    let (running, _parked) = match attend(started, PARK_DEADLINE, park).await.map_err(BootError::Ready)? {
+    let (running, _parked) = match attend(started, PARK_DEADLINE, &mut park).await.map_err(BootError::Ready)? {
         Attempt::Ready(running, parked) => (running, parked),
         Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit)).into()),
         Attempt::Refused(reason) => return Err(BootError::Refused(reason).into()),
@@ -127,9 +102,6 @@ where
     let saved = tokio::time::timeout(SAVE_DEADLINE, running.save(&state)).await;
     saved.map_err(|_| SaveError::Slow(SAVE_DEADLINE))?.map_err(SaveError::Monitor)?;
     let tsc_khz = vmm.tsc_khz();
-    blocking(move || unfinished.publish(tsc_khz)).await.flatten().map_err(SaveError::Write)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    Ok(tokio::task::spawn_blocking(work).await?)
+    let published = tokio::task::spawn_blocking(move || unfinished.publish(tsc_khz, layer_size)).await;
+    published.map_err(io::Error::from).flatten().map_err(SaveError::Write)
 }

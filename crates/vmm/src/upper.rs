@@ -56,10 +56,17 @@ pub enum UpperError {
 /// # Errors
 /// [`UpperError`]; nothing is left at `path` then.
 pub fn create(uppers: &Path, size_mb: u64, path: &Path) -> Result<(), UpperError> {
+    copy(&open_original(uppers, size_mb)?, path)
+}
+
+/// Make a copy of the writable layer `original` at `path`, which must not exist.
+///
+/// # Errors
+/// [`UpperError::Copy`]; nothing is left at `path` then.
+pub fn copy(original: &File, path: &Path) -> Result<(), UpperError> {
     let failed = |e| UpperError::Copy(path.to_owned(), e);
-    let original = open_original(uppers, size_mb)?;
     let copy = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    copy_sparsely(&original, &copy).map_err(|e| {
+    copy_sparsely(original, &copy).map_err(|e| {
         // The error that matters is the first one.
         let _ = fs::remove_file(path);
         failed(e)

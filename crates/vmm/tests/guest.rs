@@ -61,7 +61,7 @@ struct Link {
     mux: Mux,
 }
 
-async fn greeted(control: UnixStream) -> io::Result<Link> {
+async fn greeted(_pid: i32, control: UnixStream) -> io::Result<Link> {
     let mut link = Link { stream: tokio::net::UnixStream::from_std(control)?, mux: Mux::new(Role::Host) };
     match &link.events().await?[..] {
         [Event::Hello(Hello { protocol })] if *protocol == limits::PROTOCOL => Ok(link),
@@ -164,6 +164,7 @@ async fn become_sandbox(link: &mut Link) {
         disks: vec![disk(2, "/two", false), disk(3, "/three", true)],
         cpu_quota: None,
         privileged: false,
+        timings: false,
     };
     link.ask(&Request::Start(Box::new(start))).await.unwrap();
     let events = link.events().await.unwrap();
@@ -224,9 +225,9 @@ async fn a_guest_that_stays_silent_is_started_again_and_then_given_up() {
     let host = host(Board::Microvm);
     let deadlines = Deadlines { tcg: Duration::from_millis(300), ..Deadlines::default() };
     let attempts = AtomicUsize::new(0);
-    let outcome = boot(&host.qemu, &host.machine, TCG, deadlines, |control| {
+    let outcome = boot(&host.qemu, &host.machine, TCG, deadlines, async |_, control| {
         attempts.fetch_add(1, Ordering::Relaxed);
-        greeted(control)
+        greeted(0, control).await
     });
     let error = outcome.await.unwrap_err();
     assert!(matches!(error, BootError::NotReady { attempts: 3, .. }), "{error}");

@@ -18,15 +18,25 @@ pub enum Request {
     Start(Box<Start>),
     /// Run a program. Answered by `Started`, then `Exited`; or by `Failed`.
     Exec(Exec),
-    /// Go once through everything that `Start` and `Exec` will need, on disks and in a process that leave nothing, and be
-    /// ready to be saved. [`crate::REHEARSAL`] is run. Answered by `Done` or `Failed`; only before `Start`.
-    Park(RootDisks),
+    /// Do everything that `Start` and `Exec` will need and that is the same for all sandboxes, and be ready to be saved.
+    /// Answered by `Done` or `Failed`; only before `Start`.
+    Park(Park),
     /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), clean the disks and power off. Answered by `Done` when
     /// the disks are clean, or by `Failed`; then by the link's end.
     PowerOff {
         /// Milliseconds that processes get between the two signals.
         grace_ms: u32,
     },
+}
+
+/// How a guest is to be parked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Park {
+    /// Mounted for good. The image's disk has [`crate::REHEARSAL`] on it, which is run once; when the guest goes on, another
+    /// image whose file system and root folder begin at the same places has taken its place.
+    pub root: RootDisks,
+    /// As in the `Start` to come.
+    pub privileged: bool,
 }
 
 /// Everything that makes a parked guest one particular sandbox.
@@ -50,6 +60,8 @@ pub struct Start {
     pub cpu_quota: Option<u32>,
     /// Commands keep all capabilities and system calls.
     pub privileged: bool,
+    /// Say with `Times` when what was done.
+    pub timings: bool,
 }
 
 /// One name of `/etc/hosts`.
@@ -136,6 +148,17 @@ pub enum Note {
     Done,
     /// Host: the terminal has another size.
     Resize(TerminalSize),
+    /// Guest: what was done when, before `Done` where that was asked for.
+    Times(Vec<Milestone>),
+}
+
+/// Something that a guest has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Milestone {
+    /// What, for people.
+    pub what: String,
+    /// Microseconds after the request had arrived.
+    pub after_us: u32,
 }
 
 /// How a program ended.

@@ -1,8 +1,8 @@
 //! Two ends of a link, and what each makes of a peer that does not keep to the rules.
 
 use matchlock_wire::{
-    Channel, Event, Exec, ExitKind, Failure, FailureKind, Hello, Kind, Mux, Note, Request, Role, SessionId, Start,
-    Stdio, TerminalSize, WireError, limits,
+    Channel, Event, Exec, ExitKind, Failure, FailureKind, Hello, Kind, Milestone, Mux, Note, Park, Request, Role,
+    SessionId, Start, Stdio, TerminalSize, WireError, limits,
 };
 
 /// Any request will do here.
@@ -260,17 +260,21 @@ fn every_message_survives_the_journey() {
         disks: vec![matchlock_wire::DiskMount { device: 2, mount: "/data".to_owned(), readonly: true }],
         cpu_quota: Some(150_000),
         privileged: false,
+        timings: true,
     };
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
-    for request in
-        [Request::Park(start.root.clone()), Request::Start(Box::new(start)), Request::PowerOff { grace_ms: 5000 }]
-    {
+    for request in [
+        Request::Park(Park { root: start.root.clone(), privileged: true }),
+        Request::Start(Box::new(start)),
+        Request::PowerOff { grace_ms: 5000 },
+    ] {
         let id = host.open(&request).unwrap();
         assert_eq!(carry(&mut host, &mut guest), [Event::Opened(id, request)]);
         for note in [
             Note::Started { pid: u32::MAX },
             Note::Exited(ExitKind::Signal(64)),
             Note::Failed(Failure { kind: FailureKind::NotExecutable, message: "exec: why".to_owned() }),
+            Note::Times(vec![Milestone { what: "mounted".to_owned(), after_us: u32::MAX }]),
             Note::Done,
             Note::Resize(TerminalSize { rows: u16::MAX, cols: 0 }),
         ] {

@@ -73,7 +73,7 @@ impl Bare {
 
     async fn answers(&self) -> Result<Duration> {
         let begin = Instant::now();
-        let greet = async |stream: UnixStream| -> Result<Link, LinkError> {
+        let greet = async |_pid: i32, stream: UnixStream| -> Result<Link, LinkError> {
             Link::to_guest(tokio::net::UnixStream::from_std(stream)?).await
         };
         let Booted { running, .. } = boot(&self.vmm, &self.machine, Policy::Auto, Deadlines::default(), greet).await?;

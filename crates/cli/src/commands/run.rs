@@ -7,7 +7,7 @@ use std::{cell::Cell, ffi::OsString, time::Duration};
 use matchlock_model::{
     CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
 };
-use matchlock_sandbox::{Keep, Launch, Sandbox, exec::ExecError, host_memory_mb};
+use matchlock_sandbox::{Keep, Launch, Sandbox, Timeline, exec::ExecError, host_memory_mb};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// Replace the image's entrypoint; empty to clear it
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
+    /// Say on stderr when the start had reached what
+    #[arg(long, toggle = false)]
+    timings: bool,
     /// Boot the guest instead of continuing a saved one
     #[arg(long, toggle = false)]
     cold: bool,
@@ -93,6 +96,7 @@ struct Plan {
     network: Network,
     variables: Vec<(String, String)>,
     disks: Vec<ExtraDisk>,
+    began: std::time::Instant,
     /// Set once nothing runs in the foreground of a kept sandbox: what its command ended with.
     idle: Cell<Option<ExitStatus>>,
     /// Told when all that the command has said is passed on, although the work is not over: the sandbox's end is awaited.
@@ -148,6 +152,7 @@ impl Plan {
             },
             variables: args.process.environment()?,
             disks: args.disk.iter().map(|spec| parse::extra_disk(spec, &cache)).collect::<Result<_, _>>()?,
+            began: std::time::Instant::now(),
             idle: Cell::new(None),
             quiet: Notify::new(),
             args,
@@ -188,15 +193,18 @@ impl Plan {
         mut early: EarlyEnd,
     ) -> Result<ExitStatus, CliError> {
         let host = environment.host()?;
+        let timeline = Timeline::new(self.began, self.args.timings);
+        timeline.mark("arguments read");
         let prepared = async {
             let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
+            timeline.mark("image found");
             let command = compose_command(&image.config, self.args.entrypoint.as_deref(), &self.args.command);
             if command.is_empty() && self.keep() == Keep::Nothing {
                 return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
             }
             let spec = self.spec(image.config.clone());
             let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), cold: self.args.cold };
-            let sandbox = Sandbox::launch(&host, launch).await.map_err(CliError::during("start sandbox"))?;
+            let sandbox = Sandbox::launch(&host, launch, &timeline).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };
         let (mut sandbox, command) = tokio::select! {
@@ -209,7 +217,8 @@ impl Plan {
         }
         let grace = self.args.graceful_shutdown;
         let (worked, orderly) = {
-            let work = Work { plan: &self, sandbox: &sandbox, announcement: &mut announcement, environment };
+            let timeline = &timeline;
+            let work = Work { plan: &self, sandbox: &sandbox, announcement: &mut announcement, environment, timeline };
             let work = work.carry_out(command);
             tokio::pin!(work);
             let shut_down = sandbox.shut_down(grace);
@@ -231,6 +240,10 @@ impl Plan {
             sandbox.keep(Keep::Nothing);
         }
         let closed = sandbox.close().map_err(|error| (ExitStatus::Failure, error));
+        timeline.mark("sandbox closed");
+        if self.args.timings {
+            output::note(timeline.table().trim_end_matches('\n'));
+        }
         let mut of_end = ExitStatus::SUCCESS;
         for (status, error) in [orderly, closed].into_iter().filter_map(Result::err) {
             output::error(&CliError::during("close sandbox")(error));
@@ -269,6 +282,7 @@ struct Work<'a> {
     /// Where somebody waits to be told that it is ready, and has not been told yet.
     announcement: &'a mut Option<Announcement>,
     environment: &'a Environment,
+    timeline: &'a Timeline,
 }
 
 impl Work<'_> {
@@ -298,7 +312,7 @@ impl Work<'_> {
     }
 
     async fn run(&mut self, command: Vec<OsString>) -> Result<ExitStatus, CliError> {
-        let Self { plan, sandbox, announcement, environment } = self;
+        let Self { plan, sandbox, announcement, environment, timeline } = self;
         let connection = match announcement {
             Some(_) => Connection::detached(),
             None => Connection::open(plan.mode)?,
@@ -315,6 +329,7 @@ impl Work<'_> {
         let announced = async {
             // An error here means that the program did not start; `program` says why.
             if has_started.await.is_ok() {
+                timeline.mark("program started");
                 announce(announcement, sandbox.id())?;
             }
             std::future::pending::<Result<ExitStatus, CliError>>().await
@@ -326,7 +341,10 @@ impl Work<'_> {
                     plan.quiet.notify_one();
                     std::future::pending().await
                 }
-                status => Ok(status?),
+                status => {
+                    timeline.mark("program ended");
+                    Ok(status?)
+                }
             },
             error = announced => error,
         }

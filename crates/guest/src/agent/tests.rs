@@ -20,6 +20,7 @@ use rustix::{
 };
 
 use super::*;
+use crate::identity::Names;
 
 mod ends;
 mod programs;
@@ -45,7 +46,7 @@ fn serve() {
     set_child_subreaper(Some(getpid())).unwrap();
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     fcntl_setfl(&socket, OFlags::NONBLOCK).unwrap();
-    let mut agent = Agent::new(Link::new(socket).unwrap()).unwrap();
+    let mut agent = Agent::new(Link::new(socket).unwrap(), Names::none()).unwrap();
     agent.stage = Stage::Started(Vec::new());
     panic!("{}", agent.run().unwrap_err());
 }

@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use super::{BLOCK, BLOCK_BYTES};
+use super::{BLOCK, BLOCK_BYTES, metadata::FIRST_FREE_BLOCK};
 use crate::ConvertError;
 
 /// Size of one write.
@@ -16,7 +16,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches that may wait to be written.
 const BATCHES_IN_FLIGHT: usize = 4;
 
-/// The image file, written front to back from block 1.
+/// The image file, written front to back behind the blocks that are the root's.
 pub(crate) struct BlockWriter {
     batch: Batch,
     to_thread: Option<SyncSender<Batch>>,
@@ -39,7 +39,7 @@ impl BlockWriter {
             .spawn(move || write_batches(file, &batches, &spare))
             .map_err(ConvertError::Thread)?;
         Ok(Self {
-            batch: Batch { offset: BLOCK, bytes: Vec::with_capacity(BATCH_BYTES) },
+            batch: Batch { offset: FIRST_FREE_BLOCK * BLOCK, bytes: Vec::with_capacity(BATCH_BYTES) },
             to_thread: Some(to_thread),
             spares,
             thread: Some(thread),

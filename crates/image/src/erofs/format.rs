@@ -101,7 +101,6 @@ pub(super) struct Superblock {
     pub(super) root: u16,
     pub(super) inodes: u64,
     pub(super) blocks: u32,
-    pub(super) meta_block: u32,
 }
 
 impl Superblock {
@@ -115,7 +114,7 @@ impl Superblock {
         put(14, &self.root.to_le_bytes());
         put(16, &self.inodes.to_le_bytes());
         put(36, &self.blocks.to_le_bytes());
-        put(40, &self.meta_block.to_le_bytes());
+        // `meta_blkaddr` stays 0: inodes are numbered from the start of the image, wherever they begin.
         // The kernel's crc32c leaves out the final inversion.
         let checksum = !crc32c::crc32c(&bytes);
         bytes[4..8].copy_from_slice(&checksum.to_le_bytes());

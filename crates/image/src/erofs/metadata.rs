@@ -6,7 +6,7 @@
 use std::{fs::File, os::unix::fs::FileExt};
 
 use super::{
-    BLOCK, BlockWriter,
+    BLOCK, BLOCK_BYTES, BlockWriter,
     directory::{self, Dirent},
     format::{FileType, INODE_BYTES, InodeRecord, Layout, SLOT_BYTES, SUPERBLOCK_OFFSET, Superblock},
 };
@@ -30,28 +30,38 @@ pub(crate) fn write_metadata(tree: &Tree, mut blocks: BlockWriter) -> Result<Wri
         plan.write_blocks(tree, place, &mut blocks)?;
     }
     let meta_block = blocks.block()?;
-    for (number, place) in (1..).zip(&plan.order) {
-        plan.write_inode(tree, place, number, meta_block, &mut blocks)?;
+    let root = plan.root(tree)?;
+    for (number, place) in (ROOT_NUMBER + 1..).zip(&plan.order[1..]) {
+        let inode = plan.inode(tree, place, number);
+        blocks.skip(u64::from(meta_block) * BLOCK + place.offset - blocks.position())?;
+        inode.iter().try_for_each(|part| blocks.append(part))?;
     }
     // fsck.erofs looks for attributes behind every inode, those without and the last one included.
     blocks.append(&[0; SLOT_BYTES])?;
     blocks.align()?;
     let bytes = blocks.position();
     let inodes = plan.order.len() as u64;
-    let superblock = Superblock { root: ROOT_NID, inodes, blocks: blocks.block()?, meta_block };
+    let superblock = Superblock { root: ROOT_NID, inodes, blocks: blocks.block()? };
     let file = blocks.finish()?;
+    file.write_all_at(&root, ROOT_BLOCK * BLOCK).map_err(ConvertError::Write)?;
     file.write_all_at(&superblock.encode(), SUPERBLOCK_OFFSET as u64).map_err(ConvertError::Write)?;
     Ok(Written { file, bytes, inodes })
 }
 
-/// The root is the first inode, but not number 0, which readers of directories take for "no file".
-const ROOT_NID: u16 = 2;
+/// The root folder's inode begins the first block, and what it holds fills the second, if one is enough: so in all images
+/// these two are at the same place, and of the same size (see [`super::is_exchangeable`]).
+pub(super) const ROOT_BLOCK: u64 = 1;
+pub(super) const ROOT_DIRECTORY_BLOCK: u32 = 2;
+/// Where everything else begins.
+pub(super) const FIRST_FREE_BLOCK: u64 = 3;
+pub(super) const ROOT_NID: u16 = 128;
+const ROOT_NUMBER: u32 = 1;
 
 /// Where one inode goes.
 struct Place {
     id: InodeId,
     parent: InodeId,
-    /// Byte offset from the start of the metadata.
+    /// Byte offset from the start of the metadata; not the root's.
     offset: u64,
     /// First block of what the tree holds of the data and is not beside the inode.
     block: u32,
@@ -69,8 +79,9 @@ struct Plan {
 impl Plan {
     fn new(tree: &Tree, first_block: u32) -> Result<Self, ConvertError> {
         let mut plan = Self { order: Vec::new(), nids: vec![0; tree.id_count()] };
-        let mut cursor = Cursor { offset: u64::from(ROOT_NID) * SLOT_BYTES as u64, block: first_block };
-        plan.place(tree, Tree::ROOT, Tree::ROOT, &mut cursor)?;
+        // Slot 0 is never used: readers of directories take number 0 for "no file", and `place` for "not placed yet".
+        let mut cursor = Cursor { offset: SLOT_BYTES as u64, block: first_block };
+        plan.place_root(tree, &mut cursor)?;
         let mut next = 0;
         while let Some(&Place { id, .. }) = plan.order.get(next) {
             if let Node::Directory(directory) = &tree.inode(id).node {
@@ -83,7 +94,28 @@ impl Plan {
             }
             next += 1;
         }
+        // The metadata begins where the blocks end. Numbers count from the start of the image.
+        let begin = u64::from(cursor.block) * BLOCK / SLOT_BYTES as u64;
+        for place in &plan.order[1..] {
+            plan.nids[place.id.index()] = begin + place.offset / SLOT_BYTES as u64;
+        }
         Ok(plan)
+    }
+
+    /// The root's inode has its place; what it holds has, too, if it fits into one block.
+    fn place_root(&mut self, tree: &Tree, cursor: &mut Cursor) -> Result<(), ConvertError> {
+        let id = Tree::ROOT;
+        let (full, tail) = match &tree.inode(id).node {
+            Node::Directory(directory) => directory::measure(sorted_names(directory).into_iter()),
+            _ => (0, 0),
+        };
+        let (block, size) = match full {
+            0 => (ROOT_DIRECTORY_BLOCK, BLOCK),
+            full => (cursor.take_blocks(full + 1)?, u64::from(full) * BLOCK + tail),
+        };
+        self.nids[id.index()] = ROOT_NID.into();
+        self.order.push(Place { id, parent: id, offset: 0, block, size, layout: Layout::Plain });
+        Ok(())
     }
 
     fn place(&mut self, tree: &Tree, id: InodeId, parent: InodeId, cursor: &mut Cursor) -> Result<(), ConvertError> {
@@ -127,6 +159,7 @@ impl Plan {
             Layout::Inline => all - 1,
         };
         match &tree.inode(place.id).node {
+            Node::Directory(_) if place.block == ROOT_DIRECTORY_BLOCK => Ok(()), // see `root`
             Node::Directory(directory) if outside > 0 => {
                 let outside = usize::try_from(outside).unwrap_or(usize::MAX);
                 for block in directory::blocks(&self.dirents(tree, place, directory)).take(outside) {
@@ -143,14 +176,26 @@ impl Plan {
         }
     }
 
-    fn write_inode(
-        &self,
-        tree: &Tree,
-        place: &Place,
-        number: u32,
-        meta_block: u32,
-        blocks: &mut BlockWriter,
-    ) -> Result<(), ConvertError> {
+    /// The root's blocks.
+    fn root(&self, tree: &Tree) -> Result<Vec<u8>, ConvertError> {
+        let Some(place) = self.order.first() else { return Ok(Vec::new()) };
+        let mut bytes = self.inode(tree, place, ROOT_NUMBER).concat();
+        let limit = BLOCK - INODE_BYTES as u64;
+        if bytes.len() > BLOCK_BYTES {
+            return Err(ConvertError::Limit { what: "bytes of extended attributes of the root folder", limit });
+        }
+        if place.block == ROOT_DIRECTORY_BLOCK
+            && let Node::Directory(directory) = &tree.inode(place.id).node
+        {
+            bytes.resize(BLOCK_BYTES, 0);
+            bytes.extend(directory::blocks(&self.dirents(tree, place, directory)).next().unwrap_or_default());
+            bytes.resize(2 * BLOCK_BYTES, 0);
+        }
+        Ok(bytes)
+    }
+
+    /// An inode, its attributes, and what of its data is beside it.
+    fn inode(&self, tree: &Tree, place: &Place, number: u32) -> [Vec<u8>; 3] {
         let inode = tree.inode(place.id);
         let metadata = &inode.metadata;
         let (block_or_device, links, tail) = match &inode.node {
@@ -185,10 +230,7 @@ impl Plan {
             links,
             xattr_bytes: metadata.xattrs.as_ref().map_or(0, |xattrs| xattrs.len()),
         };
-        blocks.skip(u64::from(meta_block) * BLOCK + place.offset - blocks.position())?;
-        blocks.append(&record.encode())?;
-        blocks.append(metadata.xattrs.as_deref().unwrap_or_default())?;
-        blocks.append(&tail)
+        [record.encode().to_vec(), metadata.xattrs.as_deref().unwrap_or_default().to_vec(), tail]
     }
 }
 

@@ -5,18 +5,25 @@
 //!
 //! ```text
 //! block 0     │ superblock at byte 1024
-//! block 1 …   │ data of regular files, each from a block boundary; blocks of zeros are holes in the file
+//! block 1     │ inode of the root folder, and its extended attributes
+//! block 2     │ what the root folder holds, if that is not more
+//! block 3 …   │ data of regular files, each from a block boundary; blocks of zeros are holes in the file
 //! then        │ full blocks of directories and of links too long to lie beside their inode
-//! meta_blkaddr│ inodes, each followed by its extended attributes and what of its data shares the block
+//! then        │ inodes, each followed by its extended attributes and what of its data shares the block
 //! ```
+//!
+//! The first three blocks tell a kernel that mounts an image all that it keeps in mind of it. They are laid out so that this
+//! is the same for nearly every image: under a mount of one, another can be put in its place.
 
 mod blocks;
 mod directory;
+mod exchange;
 mod format;
 mod metadata;
 mod xattr;
 
 pub(crate) use blocks::BlockWriter;
+pub use exchange::is_exchangeable;
 pub(crate) use format::device_number;
 pub(crate) use metadata::write_metadata;
 pub(crate) use xattr::encode as encode_xattrs;

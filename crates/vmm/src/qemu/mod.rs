@@ -102,7 +102,7 @@ impl Qemu {
 impl Vmm for Qemu {
     type Error = QemuError;
 
-    fn recipe(&self, machine: &Machine, accelerator: Accelerator) -> io::Result<Recipe> {
+    fn recipe(&self, machine: &Machine, accelerator: Accelerator, parked: String) -> io::Result<Recipe> {
         let host = args::Host { tsc_khz: None, ..self.host(accelerator, args::Memory::Restored) };
         let processor = match accelerator {
             Accelerator::Kvm => Some(accel::cpu_flags(Path::new("/proc/cpuinfo"))?.join(" ")),
@@ -110,7 +110,7 @@ impl Vmm for Qemu {
             Accelerator::Tcg => None,
         };
         let vmm = (self.binary.as_path(), self.version());
-        Recipe::new(machine, accelerator, vmm, &args::arguments(machine, host), processor)
+        Recipe::new(machine, accelerator, vmm, &args::arguments(machine, host), parked, processor)
     }
 
     async fn start(

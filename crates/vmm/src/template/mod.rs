@@ -2,10 +2,11 @@
 //! parked, and is continued by every sandbox of its shape.
 //!
 //! ```text
-//! template.json   what it was made from, and the digests of the other two; its modification time is the last use
+//! template.json   what it was made from, and the checksums of the next three; its modification time is the last use
 //! memory          the guest's memory, sparse; mapped privately by everyone who restores it
 //! state           the VMM's saved devices and processors
-//! checked.json    in which boot of the host both files were last compared with their digests, and as what
+//! layer           the writable disk as it was then, which the saved guest has mounted: everyone begins with a copy
+//! checked.json    in which boot of the host the files were last compared with their digests, and as what
 //! ```
 //!
 //! Called by [`crate::boot()`] and by the verbs that list and remove. Invariants: a folder with its final name is complete; it
@@ -38,6 +39,7 @@ const RECIPE: &str = "template.json";
 const CHECKED: &str = "checked.json";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
+const LAYER: &str = "layer";
 
 /// Bound on the two JSON files: a digest for each MiB of a guest's memory is the largest part.
 const MAX_JSON: u64 = 16 * 1024 * 1024;
@@ -67,10 +69,12 @@ pub struct Templates {
 pub struct Template {
     pub(crate) memory: File,
     pub(crate) state: File,
+    /// The writable disk that its guest has mounted.
+    pub layer: File,
 }
 
 /// A template under construction; dropped, nothing of it is left.
-pub(crate) struct Unfinished {
+pub struct Unfinished {
     folder: Folder,
     staged: TempDir,
     recipe: Recipe,
@@ -93,8 +97,7 @@ pub struct Listed {
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Checked {
     boot_id: String,
-    memory: Identity,
-    state: Identity,
+    files: [Identity; 3],
 }
 
 /// What changes with a file's content, unless somebody has the rights to the device below it: size, inode, and the times of
@@ -131,7 +134,7 @@ impl Templates {
         }
         let open = |name| File::options().read(true).write(name == MEMORY).open(dir.join(name));
         let opened = || -> io::Result<Template> {
-            let mut template = Template { memory: open(MEMORY)?, state: open(STATE)? };
+            let mut template = Template { memory: open(MEMORY)?, state: open(STATE)?, layer: open(LAYER)? };
             check(&dir, &kept, &template)?;
             // The VMM reads on from here.
             template.state.rewind()?;
@@ -144,12 +147,19 @@ impl Templates {
         Ok(template)
     }
 
-    /// Wait until nobody else makes one, and begin to make the one from `recipe`. Blocks.
-    pub(crate) fn begin(&self, recipe: &Recipe) -> Result<Unfinished, TemplateError> {
+    /// Wait until nobody else makes one, and begin to make the one from `recipe`; `None` if that is what somebody else was
+    /// making. Blocks.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn begin(&self, recipe: &Recipe, tsc_khz: Option<u64>) -> Result<Option<Unfinished>, TemplateError> {
         let failed = |e| TemplateError::Io(self.folder.clone(), e);
         let folder = Folder::lock(&self.folder).map_err(failed)?;
+        if self.find(recipe, tsc_khz).is_ok() {
+            return Ok(None);
+        }
         let staged = folder.staging().map_err(failed)?;
-        Ok(Unfinished { folder, staged, recipe: recipe.clone() })
+        Ok(Some(Unfinished { folder, staged, recipe: recipe.clone() }))
     }
 
     /// All of them, in the order of their keys.
@@ -200,21 +210,32 @@ impl Unfinished {
         self.create(STATE)
     }
 
+    /// The file for the writable disk, empty.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn layer(&self) -> io::Result<File> {
+        self.create(LAYER)
+    }
+
     fn create(&self, name: &str) -> io::Result<File> {
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600).open(self.staged.path().join(name))
     }
 
     /// Both files are written, by a VMM that has ended: the template gets its name.
-    pub(crate) fn publish(self, tsc_khz: Option<u64>) -> io::Result<()> {
+    pub(crate) fn publish(self, tsc_khz: Option<u64>, layer_size: u64) -> io::Result<()> {
         let dir = self.staged.path();
         let open = |name| File::options().read(true).write(true).open(dir.join(name));
-        let (memory, state) = (open(MEMORY)?, open(STATE)?);
-        contents::drop_zeros(&memory)?;
-        let kept = Kept { recipe: self.recipe, tsc_khz, memory: Contents::of(&memory)?, state: Contents::of(&state)? };
+        let files = [open(MEMORY)?, open(STATE)?, open(LAYER)?];
+        contents::drop_zeros(&files[0])?;
+        files[2].set_len(layer_size)?;
+        let [memory, state, layer] = &files;
+        let contents = [Contents::of(memory)?, Contents::of(state)?, Contents::of(layer)?];
+        let kept = Kept { recipe: self.recipe, tsc_khz, contents };
         let write = |name: &str, text: Vec<u8>| File::create_new(dir.join(name))?.write_all(&text);
         write(RECIPE, serde_json::to_vec(&kept)?)?;
-        write(CHECKED, serde_json::to_vec(&Checked::now(&memory, &state)?)?)?;
+        write(CHECKED, serde_json::to_vec(&Checked::now(memory, state, layer)?)?)?;
         // Not synced: should the host crash, the next boot compares the digests, and a template can be made again.
         self.folder.name_dir(self.staged, &kept.recipe.key()).map(drop)
     }
@@ -222,12 +243,13 @@ impl Unfinished {
 
 /// Compare content with digests, unless that was done in this boot and nothing has changed since.
 fn check(dir: &Path, kept: &Kept, template: &Template) -> io::Result<()> {
-    let now = Checked::now(&template.memory, &template.state)?;
+    let Template { memory, state, layer } = template;
+    let now = Checked::now(memory, state, layer)?;
     let known = read_bounded(&dir.join(CHECKED), MAX_JSON).ok();
     if known.and_then(|text| serde_json::from_slice::<Checked>(&text).ok()).is_some_and(|known| known == now) {
         return Ok(());
     }
-    for (name, file, recorded) in [(MEMORY, &template.memory, &kept.memory), (STATE, &template.state, &kept.state)] {
+    for ((name, file), recorded) in [(MEMORY, memory), (STATE, state), (LAYER, layer)].into_iter().zip(&kept.contents) {
         if Contents::of(file)? != *recorded {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} has changed")));
         }
@@ -246,8 +268,9 @@ fn check(dir: &Path, kept: &Kept, template: &Template) -> io::Result<()> {
 }
 
 impl Checked {
-    fn now(memory: &File, state: &File) -> io::Result<Self> {
-        Ok(Self { boot_id: tsc::boot_id()?, memory: Identity::of(memory)?, state: Identity::of(state)? })
+    fn now(memory: &File, state: &File, layer: &File) -> io::Result<Self> {
+        let files = [Identity::of(memory)?, Identity::of(state)?, Identity::of(layer)?];
+        Ok(Self { boot_id: tsc::boot_id()?, files })
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Recipe {
     arguments: Vec<String>,
     /// The VMM's binary, the kernel and the initramfs, each with size and modification time.
     files: Vec<(PathBuf, (u64, i128))>,
+    /// What its guest did before it was saved, as far as that differs.
+    parked: String,
     /// The processor's features, where the guest sees them.
     processor: Option<String>,
 }
@@ -49,8 +51,8 @@ pub(super) struct Kept {
     pub(super) recipe: Recipe,
     /// The rate that the guest takes the host's time-stamp counter to have.
     pub(super) tsc_khz: Option<u64>,
-    pub(super) memory: Contents,
-    pub(super) state: Contents,
+    /// Of memory, state and layer.
+    pub(super) contents: [Contents; 3],
 }
 
 impl Recipe {
@@ -60,6 +62,7 @@ impl Recipe {
         accelerator: Accelerator,
         (binary, version): (&Path, &str),
         arguments: &[OsString],
+        parked: String,
         processor: Option<String>,
     ) -> io::Result<Self> {
         let files = [binary, &machine.kernel, &machine.initramfs];
@@ -72,6 +75,7 @@ impl Recipe {
             vmm: version.to_owned(),
             arguments: arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             files: files.into_iter().map(|path| Ok((path.to_owned(), stamp_of(path)?))).collect::<io::Result<_>>()?,
+            parked,
             processor,
         })
     }

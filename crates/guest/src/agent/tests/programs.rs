@@ -132,17 +132,8 @@ fn a_user_gets_the_ids_and_can_reopen_its_streams() {
 #[test]
 fn a_sandbox_is_started_once() {
     let mut host = Host::new();
-    let start = matchlock_wire::Start {
-        clock_ns: u64::MAX,
-        entropy: [0; 32],
-        hostname: "again".to_owned(),
-        dns_servers: Vec::new(),
-        add_hosts: Vec::new(),
-        root: matchlock_wire::RootDisks { lower: 0, upper: 1 },
-        disks: Vec::new(),
-        cpu_quota: None,
-        privileged: true,
-    };
+    let start =
+        matchlock_wire::Start { clock_ns: u64::MAX, hostname: "again".to_owned(), ..matchlock_wire::Start::default() };
     let id = host.mux.open(&Request::Start(Box::new(start))).unwrap();
     let Note::Failed(failure) = host.follow(id, None).exit().clone() else { panic!("started twice") };
     assert_eq!(failure.message, "the sandbox has been started before");
