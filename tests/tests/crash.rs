@@ -183,7 +183,7 @@ fn a_machine_that_dies_is_one_line_and_nothing_left() -> Result<()> {
     );
     nothing_is_left(&home)?;
 
-    let run = start(&home, &[])?;
+    let run = start(&home, &["--cold"])?;
     wait_for_machine(&home, &run)?.kill()?;
     let output = run.wait()?.exits_with(1)?;
     ensure!(line(&output).starts_with("start sandbox: ") && line(&output).lines().count() == 1, "{output}");

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// First line of what an image's name is the digest of. It changes with the converter's output.
-const FORMAT: &str = "matchlock-erofs-v1\n";
+const FORMAT: &str = "matchlock-erofs-v2\n";
 
 /// Why an image file could not be made.
 #[derive(Debug, Error)]
@@ -102,6 +102,7 @@ pub(crate) fn build<R: Read + Send>(
         }
     }
     progress.event(Event::Finishing);
+    converter.add_mount_points().map_err(BlobError::Finish)?;
     let summary = converter.finish().map_err(BlobError::Finish)?;
     unfinished.persist(&path).map_err(|error| failed(error.error))?;
     // The content is on the disk; this sees to it that its name lasts, too.

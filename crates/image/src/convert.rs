@@ -101,6 +101,15 @@ impl Converter {
         Ok(AppliedLayer { diff_id, uncompressed_bytes: bytes, entries })
     }
 
+    /// Adds the empty files and folders that a running image has anyway, where the layers have nothing of that name: what
+    /// container engines mount on, and `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// [`ConvertError::Limit`].
+    pub fn add_mount_points(&mut self) -> Result<(), ConvertError> {
+        self.tree.add_mount_points().map_err(|error| error.of(b"/"))
+    }
+
     /// Writes the metadata and the superblock, and waits until the file is on disk.
     ///
     /// # Errors

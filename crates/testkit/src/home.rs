@@ -34,7 +34,7 @@ impl Home {
         Ok(Self { dir: tempfile::Builder::new().prefix("matchlock-").tempdir()? })
     }
 
-    /// A home that shares the kernels that were fetched with all other tests.
+    /// A home that shares the kernels that were fetched with all other tests, and what one program makes of them.
     ///
     /// # Errors
     /// Folders cannot be made.
@@ -44,6 +44,10 @@ impl Home {
         fs::create_dir_all(cache.root())?;
         let kernels = made_once("kernels", "all", |path| Ok(fs::create_dir(path)?))?;
         std::os::unix::fs::symlink(kernels, cache.kernels())?;
+        let version = binary_version()?;
+        for (name, link) in [("initramfs", cache.initramfs()), ("templates", cache.templates())] {
+            std::os::unix::fs::symlink(made_once(name, &version, |path| Ok(fs::create_dir(path)?))?, link)?;
+        }
         Ok(home)
     }
 
@@ -53,11 +57,9 @@ impl Home {
     /// The import fails.
     pub fn with_image(tag: &str, image: &Path) -> Result<Self> {
         let home = Self::new()?;
-        let binary = fs::metadata(matchlock_binary()?)?;
-        // Another program may convert the image otherwise.
         let image_name = image.file_stem().and_then(OsStr::to_str).context("an image's name")?;
         let name = format!("imported-as-{}", tag.replace(['/', ':'], "_"));
-        let version = format!("{image_name}.{}.{}", binary.mtime_nsec(), binary.len());
+        let version = format!("{image_name}.{}", binary_version()?);
         let store = made_once(&name, &version, |path| {
             let home = Self::new()?;
             home.matchlock(["image", "import", tag]).stdin_file(image).run()?.success()?;
@@ -142,6 +144,12 @@ impl Drop for Home {
 }
 
 /// The entries of a folder; none if it does not exist.
+/// Tells one build of the program under test from another, which may make other files.
+fn binary_version() -> Result<String> {
+    let binary = fs::metadata(matchlock_binary()?)?;
+    Ok(format!("{}.{}", binary.mtime_nsec(), binary.len()))
+}
+
 fn read_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -158,6 +158,30 @@ impl Tree {
         put
     }
 
+    /// Make what every sandbox mounts on, where there is nothing of that name, so that none has to make it on its own disk.
+    pub(crate) fn add_mount_points(&mut self) -> Result<(), TreeError> {
+        for (name, mode) in
+            [("dev", 0o755), ("etc", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)]
+        {
+            if self.lookup(Self::ROOT, name.as_bytes()).is_none() {
+                let metadata = Metadata { mode, ..Metadata::implied() };
+                let id = self.create(metadata, Node::Directory(Directory::new(self.layer)))?;
+                self.put(Self::ROOT, name.as_bytes(), id)?;
+            }
+        }
+        let etc = self.lookup(Self::ROOT, b"etc").map(|there| there.inode);
+        for name in ["hostname", "hosts", "resolv.conf"] {
+            if let Some(etc) = etc.filter(|id| matches!(self.inode(*id).node, Node::Directory(_)))
+                && self.lookup(etc, name.as_bytes()).is_none()
+            {
+                let metadata = Metadata { mode: 0o644, ..Metadata::implied() };
+                let id = self.create(metadata, Node::SmallFile(Box::default()))?;
+                self.put(etc, name.as_bytes(), id)?;
+            }
+        }
+        Ok(())
+    }
+
     fn create(&mut self, metadata: Metadata, node: Node) -> Result<InodeId, TreeError> {
         self.entries.charge(1)?;
         self.memory.charge(node.memory())?;

@@ -110,7 +110,8 @@ impl Vmm for Qemu {
             Accelerator::Tcg => None,
         };
         let vmm = (self.binary.as_path(), self.version());
-        Recipe::new(machine, accelerator, vmm, &args::arguments(machine, host), parked, processor)
+        let nameless = Machine { kernel: PathBuf::new(), initramfs: PathBuf::new(), ..machine.clone() };
+        Recipe::new(machine, accelerator, vmm, &args::arguments(&nameless, host), parked, processor)
     }
 
     async fn start(

@@ -126,7 +126,7 @@ impl Templates {
             Err(error) => return Err(damaged(error.to_string())),
         };
         let kept: Kept = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if kept.recipe != *recipe {
+        if kept.recipe.key() != key {
             return Err(damaged("it was made from something else".to_owned()));
         }
         if !tsc::same_rate(kept.tsc_khz, tsc_khz) {

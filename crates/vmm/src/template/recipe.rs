@@ -35,7 +35,7 @@ pub struct Recipe {
     pub accelerator: Accelerator,
     /// The VMM's version, for people.
     pub vmm: String,
-    /// The VMM's command line: every device, the kernel's command line, the initramfs by its digest.
+    /// The VMM's command line: every device, the kernel's command line. It names no file.
     arguments: Vec<String>,
     /// The VMM's binary, the kernel and the initramfs, each with size and modification time.
     files: Vec<(PathBuf, (u64, i128))>,
@@ -80,12 +80,13 @@ impl Recipe {
         })
     }
 
-    /// The name of the template made from it.
+    /// The name of the template made from it. Which paths its files have makes no difference: caches may be shared, or moved.
     #[must_use]
     pub fn key(&self) -> String {
+        let files = self.files.iter().map(|(_, stamp)| (PathBuf::new(), *stamp)).collect();
         let mut hash = Sha256::new();
         // Serializing plain data into memory cannot fail; an empty text would only be a key that no template has.
-        hash.update(serde_json::to_vec(self).unwrap_or_default());
+        hash.update(serde_json::to_vec(&Self { files, ..self.clone() }).unwrap_or_default());
         let digest = Digest::from_bytes(hash.finalize().into());
         digest.hex().chars().take(KEY).collect()
     }
