@@ -29,15 +29,15 @@ use crate::{
     host::{GuestFiles, PrepareError},
     link::LinkError,
     log::VmLog,
+    prepared::Prepared,
     relay,
     sandbox::{Guest, Sandbox},
     start,
-    template::{self, NoTemplate, Ready, Shape},
     timeline::Timeline,
 };
 
 /// What to start.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Launch {
     /// The sandbox; its id is chosen by the launch.
     pub spec: SandboxSpec,
@@ -45,8 +45,8 @@ pub struct Launch {
     pub image: Arc<File>,
     /// What stays of it.
     pub keep: Keep,
-    /// Boot, although a template could be continued.
-    pub cold: bool,
+    /// What it starts from: [`Host::prepare_for`] its specification.
+    pub prepared: Prepared,
 }
 
 /// What stays of a sandbox when it has ended.
@@ -92,18 +92,11 @@ impl Sandbox {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
-        let Launch { mut spec, image, keep, cold } = launch;
+        let Launch { mut spec, image, keep, prepared } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
-        // What takes long and belongs to no sandbox comes first: a kernel may have to be fetched, a disk be formatted, a
-        // guest be booted and saved.
-        let files = host.prepare().await?;
-        prepare_upper(host, &spec).await?;
-        timeline.mark("host files found");
-        let template = if cold { None } else { Some(host.template(&files, &spec).await) };
-        timeline.mark("template found");
         let mut hold = Hold::register(host, &mut spec, disks)?;
         timeline.mark("sandbox recorded");
-        match assemble(host, &mut hold, spec, image, &files, template, timeline).await {
+        match assemble(host, &mut hold, spec, image, prepared, timeline).await {
             Ok(guest) => {
                 hold.keep = keep;
                 Ok(Self { guest, hold })
@@ -116,35 +109,12 @@ impl Sandbox {
     }
 }
 
-impl Host {
-    /// The template for sandboxes like `spec`, made if there is none.
-    pub(crate) async fn template(&self, files: &GuestFiles, spec: &SandboxSpec) -> Result<Ready, NoTemplate> {
-        // Which files its disks are does not matter to a template.
-        let disks = start::disks(spec, PathBuf::new(), PathBuf::new(), vec![PathBuf::new(); spec.extra_disks.len()]);
-        let shape = Shape {
-            vmm: &files.vmm,
-            machine: &machine(files, spec, disks),
-            layer_mb: spec.resources.disk_size_mb.into(),
-            privileged: spec.privileged,
-        };
-        template::ensure(&self.cache, &shape).await
-    }
-}
-
-/// Have the empty disk that writable layers of this size are copied from.
-async fn prepare_upper(host: &Host, spec: &SandboxSpec) -> Result<(), LaunchError> {
-    let (uppers, size_mb) = (host.cache.uppers(), u64::from(spec.resources.disk_size_mb));
-    let made = tokio::task::spawn_blocking(move || upper::original(&uppers, size_mb).map(drop));
-    Ok(made.await.map_err(PrepareError::from)??)
-}
-
 async fn assemble(
     host: &Host,
     hold: &mut Hold,
     spec: SandboxSpec,
     image: Arc<File>,
-    files: &GuestFiles,
-    template: Option<Result<Ready, NoTemplate>>,
+    Prepared { files, template }: Prepared,
     timeline: &Timeline,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
@@ -159,7 +129,7 @@ async fn assemble(
     timeline.mark("writable layer made");
 
     let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
-    let machine = Machine { console_log: Some(console_log(&log)), ..machine(files, &spec, disks) };
+    let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
     let store = &mut hold.store;
     let up = BringUp {
         vmm: &files.vmm,
@@ -195,7 +165,7 @@ pub(crate) fn path_of(file: &File) -> PathBuf {
 }
 
 /// The machine for `spec` with these disks.
-fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) -> Machine {
+pub(crate) fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) -> Machine {
     Machine {
         vcpus: spec.resources.cpus.vcpus(),
         memory_mb: spec.resources.memory_mb,

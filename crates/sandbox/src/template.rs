@@ -74,7 +74,7 @@ pub(crate) struct Ready {
 pub(crate) struct Shape<'a> {
     pub(crate) vmm: &'a Qemu,
     /// Which files its disks are does not matter.
-    pub(crate) machine: &'a Machine,
+    pub(crate) machine: Machine,
     /// Size of the writable layer in MiB.
     pub(crate) layer_mb: u64,
     /// Commands keep all rights.
@@ -95,7 +95,8 @@ pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Rea
 }
 
 async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Accelerator) -> Result<Ready, NoTemplate> {
-    let &Shape { vmm, machine, layer_mb, privileged } = shape;
+    let (vmm, machine) = (shape.vmm, &shape.machine);
+    let (layer_mb, privileged) = (shape.layer_mb, shape.privileged);
     let templates = Templates::new(cache.templates());
     let parked = format!("writable layer of {layer_mb} MiB, {}", if privileged { "privileged" } else { "confined" });
     let recipe = vmm.recipe(machine, accelerator, parked).map_err(NoTemplate::Recipe)?;
@@ -133,6 +134,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Ready {
+    /// The template's name.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Make the writable layer with which its guest goes on.
     pub(crate) fn copy_layer(&self, path: &Path) -> Result<(), UpperError> {
         upper::copy(&self.template.layer, path)

@@ -196,14 +196,25 @@ impl Plan {
         let timeline = Timeline::new(self.began, self.args.timings);
         timeline.mark("arguments read");
         let prepared = async {
-            let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
-            timeline.mark("image found");
+            // Neither waits for the other: converting an image takes time, and so does making a template.
+            let (image, prepared) = tokio::try_join!(
+                async {
+                    let image = image::resolve(&self.args.image, self.args.pull, environment).await?;
+                    timeline.mark("image found");
+                    Ok(image)
+                },
+                async {
+                    let shape = self.spec(ImageConfig::default());
+                    let prepared = host.prepare_for(&shape, self.args.cold, &timeline).await;
+                    prepared.map_err(CliError::during("start sandbox"))
+                }
+            )?;
             let command = compose_command(&image.config, self.args.entrypoint.as_deref(), &self.args.command);
             if command.is_empty() && self.keep() == Keep::Nothing {
                 return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
             }
             let spec = self.spec(image.config.clone());
-            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), cold: self.args.cold };
+            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), prepared };
             let sandbox = Sandbox::launch(&host, launch, &timeline).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };
