@@ -49,6 +49,12 @@ pub(crate) enum Command {
     /// Manage guest kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Verb),
+    /// Manage saved guests
+    #[command(subcommand)]
+    Template(commands::template::Verb),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(commands::bench::Verb),
     /// Show version, commit and build target
     Version,
     /// Print a shell completion script

@@ -4,6 +4,7 @@
 //! processes, [`exec`] what both do with a link. What the verbs need of the crates below is re-exported here.
 
 mod ask;
+pub mod bench;
 mod bring_up;
 pub mod client;
 mod disks;

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub(crate) mod bench;
 pub(crate) mod completion;
 pub(crate) mod detach;
 pub(crate) mod ending;
@@ -17,6 +18,7 @@ pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod template;
 pub(crate) mod version;
 
 use matchlock_model::ExitStatus;
@@ -39,6 +41,8 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
         Command::Pull(args) => pull::pull(args, environment).await,
         Command::Image(verb) => image::image(verb, environment).await,
         Command::Kernel(verb) => kernel::kernel(verb, environment).await,
+        Command::Template(verb) => template::template(verb, environment).await,
+        Command::Bench(verb) => bench::bench(verb, environment).await,
         Command::Version => version::version(),
         Command::Completion(args) => completion::completion(&args),
     }

@@ -1,0 +1,92 @@
+//! What measurements of sandboxes have in common: percentiles, and the memory that one takes up.
+//!
+//! Called by `matchlock bench` and by the project's own benchmarks, so that both mean the same by their numbers.
+
+use std::{fs, io};
+
+/// Samples of one quantity.
+#[derive(Clone, Debug)]
+pub struct Samples<T>(Vec<T>);
+
+impl<T: Ord + Copy> Samples<T> {
+    /// Of these values; `None` if there are none.
+    #[must_use]
+    pub fn new(mut values: Vec<T>) -> Option<Self> {
+        values.sort_unstable();
+        (!values.is_empty()).then_some(Self(values))
+    }
+
+    /// The smallest value that at least `percent` of them do not exceed (the nearest-rank method).
+    #[must_use]
+    pub fn percentile(&self, percent: usize) -> T {
+        self.0[(self.0.len() * percent).div_ceil(100).clamp(1, self.0.len()) - 1]
+    }
+}
+
+/// Bytes of memory that the process `pid` and those that it has started take up, each page that is shared counted in
+/// proportion (`Pss` of `proc_pid_smaps(5)`).
+///
+/// # Errors
+/// `/proc` cannot be read, or the process is gone.
+pub fn memory_of(pid: u32) -> io::Result<u64> {
+    let mut family = vec![pid];
+    let parents = parents()?;
+    let mut next = 0;
+    while let Some(&parent) = family.get(next) {
+        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        next += 1;
+    }
+    family.into_iter().map(proportional_size).sum()
+}
+
+/// Every process with its parent.
+fn parents() -> io::Result<Vec<(u32, u32)>> {
+    let pids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // One that has ended meanwhile has no parent any more.
+    Ok(pids.filter_map(|pid| Some((pid, parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect())
+}
+
+/// The parent in a line of `proc_pid_stat(5)`: the second field after the name, in which anything may stand.
+fn parent_in(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn proportional_size(pid: u32) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+    let kib: Option<u64> = line.and_then(|number| number.trim().parse().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: no Pss")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples() {
+        let samples = Samples::new((1..=200).rev().collect()).unwrap();
+        assert_eq!([1, 50, 90, 99, 100].map(|percent| samples.percentile(percent)), [2, 100, 180, 198, 200]);
+        let one = Samples::new(vec![7]).unwrap();
+        assert_eq!([0, 50, 100].map(|percent| one.percentile(percent)), [7, 7, 7]);
+        assert!(Samples::<u64>::new(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_name_does_not_hide_the_parent() {
+        assert_eq!(parent_in("12 (a) R 3 (b) S 7 12 12 0 -1"), Some(7));
+        assert_eq!(parent_in("12 (cat"), None);
+    }
+
+    #[test]
+    fn memory_is_that_of_the_process_and_of_its_children() {
+        let alone = memory_of(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let of_child = memory_of(child.id()).unwrap();
+        assert!(alone > 0 && of_child > 0);
+        assert!(parents().unwrap().contains(&(child.id(), std::process::id())));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(memory_of(child.id()).is_err());
+    }
+}
