@@ -7,7 +7,7 @@ use std::{ffi::CString, io::Read};
 
 use matchlock_wire::{Exec, Failure, FailureKind};
 use rustix::{
-    fs::{Gid, Mode, OFlags, Uid, open},
+    fs::{Gid, Mode, OFlags, Uid, open, stat},
     io::Errno,
     process::Pid,
 };
@@ -99,7 +99,8 @@ fn find_folder(cwd: &str, create: bool) -> Result<(), Failure> {
         return lookup::make_folders(cwd)
             .map_err(|errno| internal(format!("create working directory {cwd:?}: {}", reason(errno))));
     }
-    Err(not_found(format!("working directory {cwd:?} does not exist")))
+    let what = if stat(cwd).is_ok() { "is not a folder" } else { "does not exist" };
+    Err(not_found(format!("working directory {cwd:?} {what}")))
 }
 
 fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, Failure> {

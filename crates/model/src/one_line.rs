@@ -21,7 +21,13 @@ pub fn one_line(error: &dyn Error) -> String {
 /// The beginning of a line that somebody else may have chosen, without what a terminal would obey.
 #[must_use]
 pub fn printable(line: &str, most_chars: usize) -> String {
-    line.chars().filter(|c| !c.is_control()).take(most_chars).collect()
+    line.chars().filter(|c| !c.is_control() && !is_invisible(*c)).take(most_chars).collect()
+}
+
+/// Characters that show nothing themselves and reorder, hide or break what is around them (Unicode: general categories Cf,
+/// Zl and Zp, as far as text in use has them).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -49,5 +55,6 @@ mod tests {
     #[test]
     fn a_foreign_line_moves_no_cursor_and_fits() {
         assert_eq!(printable("\x1b[2Jzwölf\r\n Boxkämpfer", 9), "[2Jzwölf ");
+        assert_eq!(printable("exit\u{202e}0 edoc\u{2066}\u{200b}\u{feff}", 99), "exit0 edoc");
     }
 }

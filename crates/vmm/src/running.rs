@@ -96,9 +96,11 @@ impl fmt::Display for Exit {
         write!(f, "the virtual machine ended with {}", self.process)?;
         // One that was killed did not end because of anything that its guest said.
         let said = || self.last_console_line().filter(|_| matches!(self.process, ProcessEnd::Code(_)));
-        match last_line(&self.errors).or_else(said) {
-            Some(line) => write!(f, ": {line}"),
-            None => Ok(()),
+        match (last_line(&self.errors), said()) {
+            (Some(line), _) => write!(f, ": {line}"),
+            // Its own words, whoever wrote them there.
+            (None, Some(line)) => write!(f, "; the guest's console: {line:?}"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -128,10 +130,10 @@ mod tests {
         ]
         .map(|exit| exit.to_string())
         .join("\n");
-        insta::assert_snapshot!(shown, @r"
+        insta::assert_snapshot!(shown, @r#"
         the virtual machine ended with exit code 1
         the virtual machine ended with exit code 1: qemu: no such file
-        the virtual machine ended with exit code 1: [ 1.0] Kernel [31mpanic
-        ");
+        the virtual machine ended with exit code 1; the guest's console: "[ 1.0] Kernel [31mpanic"
+        "#);
     }
 }

@@ -206,7 +206,7 @@ async fn a_kernel_that_panics_says_so_in_one_line() {
     host.machine.cmdline = vec!["rdinit=/nowhere".into(), "init=/nowhere".into()];
     let outcome = boot(&host.qemu, &host.machine, TCG, Deadlines::default(), greeted).await;
     let line = outcome.unwrap_err().to_string();
-    assert!(line.contains("the virtual machine ended with exit code 0: ["), "{line}");
+    assert!(line.contains("the virtual machine ended with exit code 0; the guest's console: \"["), "{line}");
     assert!(!line.contains(char::is_control), "{line}");
 }
 

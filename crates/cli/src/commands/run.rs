@@ -315,6 +315,9 @@ impl Work<'_> {
                 return Ok(status);
             }
             tracing::info!("the command ended with status {}; the sandbox stays", status.code());
+            // Nobody may be watching.
+            let word = format!("[matchlock] the command ended with status {}\n", status.code());
+            self.sandbox.log().append(word.as_bytes());
             self.plan.idle.set(Some(status));
         }
         // Ended by `kill`, a signal or the deadline: see `supervise`.

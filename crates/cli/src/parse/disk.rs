@@ -41,6 +41,9 @@ fn parse(spec: &OsStr, cache: &CacheLayout) -> Result<ExtraDisk, String> {
         Some(name) => (volume(name, cache)?, "named volume not found", name),
         None => (absolute(source)?, "host path does not exist", source),
     };
+    if host_path.is_dir() {
+        return Err(format!("not a disk image but a folder: {}", OsStr::from_bytes(name).display()));
+    }
     if !host_path.is_file() {
         return Err(format!("{what}: {}", OsStr::from_bytes(name).display()));
     }
