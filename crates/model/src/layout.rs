@@ -106,6 +106,12 @@ impl CacheLayout {
         self.root.join("host")
     }
 
+    /// The lock that starting guests shares and removing what they start from excludes.
+    #[must_use]
+    pub fn start_lock(&self) -> PathBuf {
+        self.host().join("start.lock")
+    }
+
     /// Assembled initramfs files, named by the digest of what is in them.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {

@@ -3,10 +3,11 @@
 //!
 //! Called by the verbs that start sandboxes, and by those that only make sure that the next start is a quick one.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use matchlock_model::SandboxSpec;
-use matchlock_vmm::upper;
+use matchlock_vmm::{Templates, upper};
+use thiserror::Error;
 
 use crate::{
     Host,
@@ -23,6 +24,16 @@ pub struct Prepared {
     pub(crate) files: GuestFiles,
     /// `None` where none is wanted.
     pub(crate) template: Option<Result<Ready, NoTemplate>>,
+}
+
+/// Why there is no new template.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum RemakeError {
+    #[error(transparent)]
+    Prepare(#[from] LaunchError),
+    #[error(transparent)]
+    Make(#[from] NoTemplate),
 }
 
 impl Prepared {
@@ -56,6 +67,24 @@ impl Host {
         let template = if cold { None } else { Some(template::ensure(&self.cache, &shape(&files, spec)).await) };
         timeline.mark("template found");
         Ok(Prepared { files, template })
+    }
+
+    /// The saved guests of this user.
+    #[must_use]
+    pub fn templates(&self) -> Templates {
+        Templates::new(self.cache.templates())
+    }
+
+    /// Make the template that sandboxes like `spec` continue, whether there is one or not; its name.
+    ///
+    /// # Errors
+    /// [`RemakeError`].
+    pub async fn remake_template(&self, spec: &SandboxSpec) -> Result<String, RemakeError> {
+        let files = self.prepare().await.map_err(LaunchError::from)?;
+        template::forget(&self.cache, &shape(&files, spec))?;
+        let prepared = self.prepare_for(spec, false, &Timeline::new(Instant::now(), false)).await?;
+        let template = prepared.template.transpose()?;
+        Ok(template.map(|ready| ready.key().to_owned()).unwrap_or_default())
     }
 }
 

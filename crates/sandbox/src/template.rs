@@ -14,8 +14,8 @@ use std::{
 use matchlock_image::{ConvertError, Converter, Limits, is_exchangeable};
 use matchlock_model::{CacheLayout, one_line};
 use matchlock_vmm::{
-    Accelerator, Fallback, GUEST, Machine, RestoreError, Running, SaveError, Template, TemplateError, Templates,
-    Unfinished, Vmm, kvm,
+    Accelerator, Fallback, GUEST, Machine, Recipe, RestoreError, Running, SaveError, Template, TemplateError,
+    Templates, Unfinished, Vmm, kvm,
     qemu::{Qemu, QemuError},
     restore, save,
     upper::{self, UpperError},
@@ -81,6 +81,14 @@ pub(crate) struct Shape<'a> {
     pub(crate) privileged: bool,
 }
 
+impl Shape<'_> {
+    fn recipe(&self, accelerator: Accelerator) -> io::Result<Recipe> {
+        let rights = if self.privileged { "privileged" } else { "confined" };
+        let parked = format!("writable layer of {} MiB, {rights}", self.layer_mb);
+        self.vmm.recipe(&self.machine, accelerator, parked)
+    }
+}
+
 /// The template for sandboxes of this shape, made if there is none that can be used.
 pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Ready, NoTemplate> {
     let fallback = match kvm() {
@@ -94,12 +102,21 @@ pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Rea
     Ok(Ready { fallback: Some(fallback), ..ready })
 }
 
+/// Remove the template for sandboxes of this shape, whatever runs them.
+pub(crate) fn forget(cache: &CacheLayout, shape: &Shape<'_>) -> Result<(), NoTemplate> {
+    let templates = Templates::new(cache.templates());
+    for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+        let recipe = shape.recipe(accelerator).map_err(NoTemplate::Recipe)?;
+        templates.remove(&recipe.key()).map_err(|e| TemplateError::Io(cache.templates(), e))?;
+    }
+    Ok(())
+}
+
 async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Accelerator) -> Result<Ready, NoTemplate> {
     let (vmm, machine) = (shape.vmm, &shape.machine);
     let (layer_mb, privileged) = (shape.layer_mb, shape.privileged);
     let templates = Templates::new(cache.templates());
-    let parked = format!("writable layer of {layer_mb} MiB, {}", if privileged { "privileged" } else { "confined" });
-    let recipe = vmm.recipe(machine, accelerator, parked).map_err(NoTemplate::Recipe)?;
+    let recipe = shape.recipe(accelerator).map_err(NoTemplate::Recipe)?;
     let find = || {
         let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
         blocking(move || Ok(templates.find(&recipe, tsc_khz)))

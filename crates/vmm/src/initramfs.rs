@@ -41,15 +41,15 @@ pub fn assemble(cache_dir: &Path, guest: &[u8], modules: &[Module]) -> io::Resul
     Folder::lock(cache_dir)?.publish(&name, |file| file.write_all(&archive(guest, modules)?))
 }
 
-/// Remove the files that were assembled for other guests or kernels than `current`, as [`assemble`] returned it; returns
-/// how many there were. A running machine has read its own already.
+/// Remove the files that were assembled for other guests or kernels than those `used`, as [`assemble`] returned them;
+/// returns how many there were. A running machine has read its own already.
 ///
 /// # Errors
 /// The folder cannot be read or written.
-pub fn sweep(current: &Path) -> io::Result<usize> {
-    let Some(folder) = current.parent() else { return Ok(0) };
+pub fn sweep(used: &[PathBuf]) -> io::Result<usize> {
+    let Some(folder) = used.first().and_then(|path| path.parent()) else { return Ok(0) };
     let ours = |name: &str| name.strip_suffix(".cpio").is_some_and(|hex| hex.len() == 64);
-    Folder::lock(folder)?.sweep(|name| ours(name) && !current.ends_with(name))
+    Folder::lock(folder)?.sweep(|name| ours(name) && !used.iter().any(|path| path.ends_with(name)))
 }
 
 fn digest(guest: &[u8], modules: &[Module]) -> Digest {
@@ -95,11 +95,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let old = assemble(dir.path(), b"old", &[]).unwrap();
         let current = assemble(dir.path(), b"new", &[]).unwrap();
+        let other = assemble(dir.path(), b"other", &[]).unwrap();
         let foreign = dir.path().join("mine.cpio");
         fs::write(&foreign, "").unwrap();
-        assert_eq!(sweep(&current).unwrap(), 1);
-        assert_eq!([old, current.clone(), foreign].map(|path| path.exists()), [false, true, true]);
-        assert_eq!(sweep(&current).unwrap(), 0);
+        assert_eq!(sweep(&[current.clone(), other.clone()]).unwrap(), 1);
+        assert_eq!([old, other, current.clone(), foreign].map(|path| path.exists()), [false, true, true, true]);
+        assert_eq!(sweep(&[current]).unwrap(), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `matchlock prune`.
 
 use matchlock_model::ExitStatus;
+use matchlock_sandbox::Swept;
 
 use super::rm::{self, Gone};
 use crate::{env::Environment, error::CliError, output};
@@ -11,6 +12,13 @@ pub(crate) fn prune(environment: &Environment) -> Result<ExitStatus, CliError> {
     let idle = rm::idle(&mut store)?;
     let (removed, status) = rm::remove(&mut store, &idle, "Pruned", Gone::Done)?;
     output::line(&format!("Pruned {removed} VMs"))?;
-    host.sweep_guest_files().map_err(CliError::io("remove superseded kernels and initial file systems"))?;
+    let swept = host.sweep_guest_files().map_err(CliError::io("remove what guests do not start from any more"))?;
+    match swept {
+        Swept::Templates(0) => {}
+        Swept::Templates(count) => output::line(&format!("Pruned {count} templates"))?,
+        Swept::Busy => {
+            output::note("a sandbox is being started; kernels, initial file systems and templates were left alone");
+        }
+    }
     Ok(status)
 }

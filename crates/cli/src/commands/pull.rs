@@ -1,8 +1,14 @@
 //! `matchlock pull`: everything that the next `run` of an image would wait for.
 
-use matchlock_model::ExitStatus;
+use std::time::Instant;
 
-use super::image::{cache, megabytes, reference};
+use matchlock_model::{ExitStatus, one_line};
+use matchlock_sandbox::Timeline;
+
+use super::{
+    image::{cache, megabytes, reference},
+    template,
+};
 use crate::{env::Environment, error::CliError, output, progress::Display};
 
 /// Flags of `pull`.
@@ -24,15 +30,23 @@ pub(crate) async fn pull(args: Args, environment: &Environment) -> Result<ExitSt
     let cache = cache(environment)?;
     output::line(&format!("Pulling {}...", args.image))?;
     let display = Display::new();
-    let image = cache.resolve(&name, args.force, display.clone()).await;
+    let host = environment.host()?;
+    // What else a run needs is made meanwhile. That it cannot be had is said at the end: the image is worth having.
+    let outcome = tokio::try_join!(
+        async { cache.resolve(&name, args.force, display.clone()).await.map_err(CliError::plain) },
+        async { Ok(host.prepare_for(&template::usual(), false, &Timeline::new(Instant::now(), false)).await) }
+    );
     display.clear();
-    let image = image.map_err(CliError::plain)?;
+    let (image, prepared) = outcome?;
     if let (Some(tag), Some(text)) = (tag, &args.tag) {
         cache.tag(&image, &tag).map_err(CliError::during("saving tag"))?;
         output::line(&format!("Tagged: {text}"))?;
     }
     output::line(&format!("Digest: {}", image.digest))?;
     output::line(&format!("Size: {}", megabytes(image.size)))?;
-    environment.host()?.prepare().await.map_err(CliError::during("prepare the guest kernel"))?;
+    let prepared = prepared.map_err(CliError::during("prepare the start"))?;
+    if let Some(Err(reason)) = prepared.template() {
+        output::note(&format!("sandboxes will start cold: {}", one_line(reason)));
+    }
     Ok(ExitStatus::SUCCESS)
 }

@@ -138,13 +138,14 @@ pub fn cached(kernels: &Path, transport: Transport) -> Option<Kernel> {
     quick.filter(|kernel| kernel.modules(transport).is_ok())
 }
 
-/// Remove the kernels in the cache folder that `current`, as [`resolve`] returned it, has superseded; returns how many
-/// there were. What was put there by hand stays. A running machine has read its own already.
+/// Remove the kernels in the cache folder that the first of those `used`, as [`resolve`] returned them, has superseded;
+/// returns how many there were. What was put there by hand stays, and so do the others that are used. A running machine has
+/// read its own already.
 ///
 /// # Errors
 /// The folder cannot be read or written.
-pub fn sweep(kernels: &Path, current: &Kernel) -> io::Result<usize> {
-    stored::sweep(kernels, current)
+pub fn sweep(kernels: &Path, used: &[&Kernel]) -> io::Result<usize> {
+    stored::sweep(kernels, used)
 }
 
 /// The kernel that the user named: modules lie beside it, or where the system has them, or are built in.

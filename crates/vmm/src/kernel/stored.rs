@@ -86,12 +86,17 @@ pub(super) fn is_ours(dir: &Path) -> bool {
     dir.join(MANIFEST).exists()
 }
 
-/// Remove the versions older than `current` that were made here; returns how many there were.
-pub(super) fn sweep(kernels: &Path, current: &Kernel) -> io::Result<usize> {
+/// Remove the versions older than the first of those `used` that were made here; returns how many there were.
+pub(super) fn sweep(kernels: &Path, used: &[&Kernel]) -> io::Result<usize> {
     let folder = Folder::lock(kernels)?;
     let dirs = versions(kernels);
-    let Some(place) = dirs.iter().position(|dir| dir.join(KERNEL) == current.image) else { return Ok(0) };
-    let older = || dirs.iter().skip(place + 1).filter(|dir| is_ours(dir));
+    // The user may have named one by another path.
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is = |dir: &Path, kernel: &Kernel| real(&dir.join(KERNEL)) == real(&kernel.image);
+    let place = used.first().and_then(|current| dirs.iter().position(|dir| is(dir, current)));
+    let Some(place) = place else { return Ok(0) };
+    let unused = |dir: &&PathBuf| is_ours(dir) && !used.iter().any(|kernel| is(dir, kernel));
+    let older = || dirs.iter().skip(place + 1).filter(unused);
     folder.sweep(|name| older().any(|dir| dir.ends_with(name)))
 }
 
@@ -206,10 +211,15 @@ mod tests {
         });
         drop(folder);
         fs::remove_file(adopted[3].image.with_file_name(MANIFEST)).unwrap();
-        assert_eq!(sweep(cache.path(), &adopted[1]).unwrap(), 1);
+        // By another path to the same file.
+        let link = source.path().join("link");
+        std::os::unix::fs::symlink(cache.path(), &link).unwrap();
+        let named = Kernel { image: link.join("6.1.0-9").join(KERNEL), ..adopted[0].clone() };
+        assert_eq!(sweep(cache.path(), &[&adopted[1], &named]).unwrap(), 0, "one that is used otherwise");
+        assert_eq!(sweep(cache.path(), &[&adopted[1]]).unwrap(), 1);
         assert_eq!(adopted.each_ref().map(|kernel| kernel.image.exists()), [false, true, true, true]);
         let elsewhere = Kernel { image: source.path().join(KERNEL), ..adopted[1].clone() };
-        assert_eq!(sweep(cache.path(), &elsewhere).unwrap(), 0, "a kernel of the user's own supersedes none");
+        assert_eq!(sweep(cache.path(), &[&elsewhere]).unwrap(), 0, "a kernel of the user's own supersedes none");
     }
 
     #[test]

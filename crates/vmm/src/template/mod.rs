@@ -21,7 +21,7 @@ use std::{
     io::{self, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,19 @@ pub struct Listed {
     pub size: u64,
     /// When it was last restored, or else made.
     pub used: SystemTime,
+}
+
+impl Listed {
+    /// Can it be told what it was made from, and is all of that still there?
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.recipe.as_ref().is_some_and(Recipe::is_current)
+    }
+
+    /// For how long it was not used. A use in the future is the host's clock, which was set back: that is no time at all.
+    fn idle(&self) -> Duration {
+        self.used.elapsed().unwrap_or_default()
+    }
 }
 
 /// `checked.json`.
@@ -195,6 +208,26 @@ impl Templates {
         Folder::lock(&self.folder)?.discard(key)?;
         Ok(true)
     }
+
+    /// Remove those that nothing is restored from any more: made from files that are gone or others, or not used for
+    /// `unused_for`; returns how many there were.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub fn sweep(&self, unused_for: Duration) -> io::Result<usize> {
+        let all = self.list()?;
+        if !self.folder.exists() {
+            return Ok(0);
+        }
+        // Also clears what killed makers left.
+        let folder = Folder::lock(&self.folder)?;
+        let mut removed = 0;
+        for listed in all.iter().filter(|listed| !listed.is_current() || listed.idle() >= unused_for) {
+            folder.discard(&listed.key)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
 }
 
 impl Unfinished {
@@ -291,3 +324,6 @@ fn listed(dir: &Path, key: String) -> Listed {
     let used = fs::metadata(dir.join(RECIPE)).and_then(|meta| meta.modified());
     Listed { key, recipe, size, used: used.unwrap_or(SystemTime::UNIX_EPOCH) }
 }
+
+#[cfg(test)]
+mod tests;
