@@ -15,6 +15,7 @@ use matchlock_vmm::{
     GUEST, Templates, initramfs,
     kernel::{self, Kernel, KernelError, ModuleError},
     qemu::{Qemu, QemuError},
+    template::Sources,
 };
 use thiserror::Error;
 
@@ -47,6 +48,13 @@ pub struct GuestFiles {
     pub initramfs: PathBuf,
     /// `None` where the cache cannot be written, and so nobody can remove anything.
     _in_use: Option<Arc<InUse>>,
+}
+
+/// A kernel that starts use, and what follows from it.
+struct Used {
+    kernel: Kernel,
+    initramfs: PathBuf,
+    sources: Sources,
 }
 
 /// What tidying up has removed.
@@ -117,27 +125,46 @@ impl Host {
     /// The cache cannot be read or written.
     pub fn sweep_guest_files(&self) -> io::Result<Swept> {
         let Some(_alone) = InUse::alone(&self.cache.start_lock())? else { return Ok(Swept::Busy) };
+        let used = self.used()?;
         // Where nothing can be started, nothing says what is superseded.
-        if let Ok(vmm) = Qemu::find(&self.cache.host()) {
-            self.sweep_superseded(&vmm)?;
+        if !used.is_empty() {
+            let (kernels, initramfs): (Vec<_>, Vec<_>) =
+                used.iter().map(|used| (&used.kernel, used.initramfs.clone())).unzip();
+            initramfs::sweep(&initramfs)?;
+            kernel::sweep(&self.cache.kernels(), &kernels)?;
         }
-        // Last: one whose files are gone is of no use.
-        Templates::new(self.cache.templates()).sweep(TEMPLATE_KEPT).map(Swept::Templates)
+        let sources: Vec<_> = used.into_iter().map(|used| used.sources).collect();
+        self.templates().sweep(&sources, TEMPLATE_KEPT).map(Swept::Templates)
     }
 
-    fn sweep_superseded(&self, vmm: &Qemu) -> io::Result<()> {
+    /// The saved guests of this user.
+    #[must_use]
+    pub fn templates(&self) -> Templates {
+        Templates::new(self.cache.templates())
+    }
+
+    /// What those that a start can use are made from. Blocks.
+    ///
+    /// # Errors
+    /// The cache cannot be read or written.
+    pub fn template_sources(&self) -> io::Result<Vec<Sources>> {
+        Ok(self.used()?.into_iter().map(|used| used.sources).collect())
+    }
+
+    /// What starts use without and with the user's own kernel, if that is known without fetching anything.
+    fn used(&self) -> io::Result<Vec<Used>> {
+        let Ok(vmm) = Qemu::find(&self.cache.host()) else { return Ok(Vec::new()) };
         let kernels = self.cache.kernels();
-        let Some(newest) = kernel::cached(&kernels, vmm.transport()) else { return Ok(()) };
-        // The one that the user named is used now; without that name, the newest.
+        let newest = kernel::cached(&kernels, vmm.transport());
         let named = self.kernel.as_deref();
         let named = named.and_then(|path| kernel::resolve(Some(path), &kernels, vmm.transport()).ok());
-        let used: Vec<&Kernel> = [&newest].into_iter().chain(&named).collect();
-        let assemble = |kernel: &&Kernel| {
+        let with = |kernel: Kernel| {
             let modules = kernel.modules(vmm.transport()).map_err(io::Error::other)?;
-            initramfs::assemble(&self.cache.initramfs(), GUEST, &modules)
+            let initramfs = initramfs::assemble(&self.cache.initramfs(), GUEST, &modules)?;
+            let sources = vmm.sources(&kernel.image, &initramfs)?;
+            Ok(Used { kernel, initramfs, sources })
         };
-        initramfs::sweep(&used.iter().map(assemble).collect::<io::Result<Vec<_>>>()?)?;
-        kernel::sweep(&kernels, &used).map(drop)
+        newest.into_iter().chain(named).map(with).collect()
     }
 
     fn prepare_now(&self) -> Result<GuestFiles, PrepareError> {

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use matchlock_model::SandboxSpec;
-use matchlock_vmm::{Templates, upper};
+use matchlock_vmm::upper;
 use thiserror::Error;
 
 use crate::{
@@ -67,12 +67,6 @@ impl Host {
         let template = if cold { None } else { Some(template::ensure(&self.cache, &shape(&files, spec)).await) };
         timeline.mark("template found");
         Ok(Prepared { files, template })
-    }
-
-    /// The saved guests of this user.
-    #[must_use]
-    pub fn templates(&self) -> Templates {
-        Templates::new(self.cache.templates())
     }
 
     /// Make the template that sandboxes like `spec` continue, whether there is one or not; its name.

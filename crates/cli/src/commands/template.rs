@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use matchlock_model::{ExitStatus, ImageConfig, Network, Resources, SandboxId, SandboxSpec};
 use matchlock_sandbox::{
     Host,
-    vmm::{Accelerator, template::Listed},
+    vmm::{
+        Accelerator,
+        template::{Listed, Sources},
+    },
 };
 
 use super::image::megabytes;
@@ -37,7 +40,7 @@ pub(crate) enum Verb {
 pub(crate) async fn template(verb: Verb, environment: &Environment) -> Result<ExitStatus, CliError> {
     let host = environment.host()?;
     match verb {
-        Verb::Ls { json } => show(&listed(&host)?, json)?,
+        Verb::Ls { json } => show(&host, json)?,
         Verb::Rm { all: false, keys } if keys.is_empty() => {
             return Err(CliError::failure("template key required (or use --all)"));
         }
@@ -48,7 +51,10 @@ pub(crate) async fn template(verb: Verb, environment: &Environment) -> Result<Ex
             return remove(&host, &keys, ExitStatus::SUCCESS);
         }
         Verb::Refresh => {
-            let unusable = listed(&host)?.into_iter().filter(|listed| !listed.is_current());
+            // Something to make a template from is needed to know which are made from something else.
+            host.prepare().await.map_err(CliError::plain)?;
+            let sources = sources(&host)?;
+            let unusable = listed(&host)?.into_iter().filter(|listed| !listed.is_current(&sources));
             remove(&host, &unusable.map(|listed| listed.key).collect::<Vec<_>>(), ExitStatus::SUCCESS)?;
             let key = host.remake_template(&usual()).await.map_err(CliError::during("make the template"))?;
             output::line(&format!("Made {key}"))?;
@@ -75,6 +81,10 @@ fn listed(host: &Host) -> Result<Vec<Listed>, CliError> {
     host.templates().list().map_err(CliError::io("list templates"))
 }
 
+fn sources(host: &Host) -> Result<Vec<Sources>, CliError> {
+    host.template_sources().map_err(CliError::io("look at what templates are made from"))
+}
+
 /// Remove them, one line each; `gone` is what it means for the exit status that there is no such.
 fn remove(host: &Host, keys: &[String], gone: ExitStatus) -> Result<ExitStatus, CliError> {
     let templates = host.templates();
@@ -90,15 +100,16 @@ fn remove(host: &Host, keys: &[String], gone: ExitStatus) -> Result<ExitStatus, 
     Ok(status)
 }
 
-fn show(templates: &[Listed], json: bool) -> Result<(), CliError> {
+fn show(host: &Host, json: bool) -> Result<(), CliError> {
+    let (templates, sources) = (listed(host)?, sources(host)?);
     if json {
-        return output::json(&templates.iter().map(record).collect::<Vec<_>>());
+        return output::json(&templates.iter().map(|listed| record(listed, &sources)).collect::<Vec<_>>());
     }
     let header = ["KEY", "CPUS", "MEMORY", "DISKS", "ACCELERATOR", "QEMU", "SIZE", "USED", "CURRENT"];
-    output::table(&header, &templates.iter().map(row).collect::<Vec<_>>())
+    output::table(&header, &templates.iter().map(|listed| row(listed, &sources)).collect::<Vec<_>>())
 }
 
-fn record(listed: &Listed) -> serde_json::Value {
+fn record(listed: &Listed, sources: &[Sources]) -> serde_json::Value {
     let recipe = listed.recipe.as_ref();
     serde_json::json!({
         "key": listed.key,
@@ -109,11 +120,11 @@ fn record(listed: &Listed) -> serde_json::Value {
         "qemu": recipe.map(|recipe| &recipe.vmm),
         "size": listed.size,
         "used_at": used(listed),
-        "current": listed.is_current(),
+        "current": listed.is_current(sources),
     })
 }
 
-fn row(listed: &Listed) -> Vec<String> {
+fn row(listed: &Listed, sources: &[Sources]) -> Vec<String> {
     let [cpus, memory, disks, accelerator, qemu] = match &listed.recipe {
         Some(recipe) => [
             recipe.vcpus.to_string(),
@@ -125,7 +136,7 @@ fn row(listed: &Listed) -> Vec<String> {
         None => ["-"; 5].map(str::to_owned),
     };
     let used = used(listed).map_or_else(|| "-".to_owned(), |used| used.strftime("%Y-%m-%d %H:%M").to_string());
-    let current = if listed.is_current() { "yes" } else { "no" };
+    let current = if listed.is_current(sources) { "yes" } else { "no" };
     vec![listed.key.clone(), cpus, memory, disks, accelerator, qemu, megabytes(listed.size), used, current.to_owned()]
 }
 

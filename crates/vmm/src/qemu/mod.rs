@@ -28,7 +28,7 @@ use crate::{
     machine::{Disk, Machine},
     process::Process,
     tail::Tail,
-    template::Recipe,
+    template::{Recipe, Sources},
     tsc,
 };
 
@@ -79,6 +79,14 @@ impl Qemu {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.facts.version
+    }
+
+    /// What templates for this kernel and initial file system are made from.
+    ///
+    /// # Errors
+    /// One of the files cannot be looked at.
+    pub fn sources(&self, kernel: &Path, initramfs: &Path) -> io::Result<Sources> {
+        Sources::new(&self.binary, kernel, initramfs)
     }
 
     /// How a guest finds its devices, which decides the modules it needs.

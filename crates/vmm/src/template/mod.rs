@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use thiserror::Error;
 
-pub use self::recipe::Recipe;
+pub use self::recipe::{Recipe, Sources};
 use self::{contents::Contents, recipe::Kept};
 use crate::{
     cache::{Folder, read_bounded},
@@ -94,10 +94,10 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Can it be told what it was made from, and is all of that still there?
+    /// Is it known to be made from one of these?
     #[must_use]
-    pub fn is_current(&self) -> bool {
-        self.recipe.as_ref().is_some_and(Recipe::is_current)
+    pub fn is_current(&self, sources: &[Sources]) -> bool {
+        self.recipe.as_ref().is_some_and(|recipe| sources.iter().any(|sources| recipe.is_made_from(sources)))
     }
 
     /// For how long it was not used. A use in the future is the host's clock, which was set back: that is no time at all.
@@ -209,12 +209,12 @@ impl Templates {
         Ok(true)
     }
 
-    /// Remove those that nothing is restored from any more: made from files that are gone or others, or not used for
+    /// Remove those that are made from none of these `sources`, if any are known, and those that were not used for
     /// `unused_for`; returns how many there were.
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn sweep(&self, unused_for: Duration) -> io::Result<usize> {
+    pub fn sweep(&self, sources: &[Sources], unused_for: Duration) -> io::Result<usize> {
         let all = self.list()?;
         if !self.folder.exists() {
             return Ok(0);
@@ -222,7 +222,8 @@ impl Templates {
         // Also clears what killed makers left.
         let folder = Folder::lock(&self.folder)?;
         let mut removed = 0;
-        for listed in all.iter().filter(|listed| !listed.is_current() || listed.idle() >= unused_for) {
+        let superseded = |listed: &Listed| !sources.is_empty() && !listed.is_current(sources);
+        for listed in all.iter().filter(|listed| superseded(listed) || listed.idle() >= unused_for) {
             folder.discard(&listed.key)?;
             removed += 1;
         }

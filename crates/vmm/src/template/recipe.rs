@@ -38,7 +38,7 @@ pub struct Recipe {
     /// The VMM's command line: every device, the kernel's command line. It names no file.
     arguments: Vec<String>,
     /// The VMM's binary, the kernel and the initramfs, each with size and modification time.
-    files: Vec<(PathBuf, (u64, i128))>,
+    files: Vec<(PathBuf, Stamp)>,
     /// What its guest did before it was saved, as far as that differs.
     parked: String,
     /// The processor's features, where the guest sees them.
@@ -91,10 +91,23 @@ impl Recipe {
         digest.hex().chars().take(KEY).collect()
     }
 
-    /// Are the files that it was made from still those?
+    /// Was it made from such files by such a program?
     #[must_use]
-    pub fn is_current(&self) -> bool {
-        self.format == FORMAT && self.files.iter().all(|(path, stamp)| stamp_of(path).is_ok_and(|now| now == *stamp))
+    pub fn is_made_from(&self, sources: &Sources) -> bool {
+        self.format == FORMAT && self.files.iter().map(|(_, stamp)| stamp).eq(&sources.0)
+    }
+}
+
+/// The files that a template is made from, as far as its name depends on them. Their paths do not matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources([Stamp; 3]);
+
+/// A file's size and modification time.
+type Stamp = (u64, i128);
+
+impl Sources {
+    pub(crate) fn new(binary: &Path, kernel: &Path, initramfs: &Path) -> io::Result<Self> {
+        Ok(Self([stamp_of(binary)?, stamp_of(kernel)?, stamp_of(initramfs)?]))
     }
 }
 

@@ -52,6 +52,16 @@ impl Place {
         self.folder(version)
     }
 
+    /// What templates are made from now.
+    fn sources(&self) -> [Sources; 1] {
+        let path = |name| self.dir.path().join(name);
+        [Sources::new(&path("vmm"), &path("kernel"), &path("initramfs")).unwrap()]
+    }
+
+    fn sweep(&self, unused_for: Duration) -> usize {
+        self.templates.sweep(&self.sources(), unused_for).unwrap()
+    }
+
     fn folder(&self, version: &str) -> PathBuf {
         self.templates.folder.join(self.recipe(version).key())
     }
@@ -127,7 +137,10 @@ fn a_recipe_that_cannot_be_read_or_is_anothers_is_told_and_the_template_made_ane
     fs::create_dir(&recipe).unwrap();
     assert!(place.damage("7.2").contains("directory"));
     let listed = place.templates.list().unwrap();
-    assert_eq!(listed.iter().filter(|listed| listed.recipe.is_none() && !listed.is_current()).count(), 1);
+    assert_eq!(
+        listed.iter().filter(|listed| listed.recipe.is_none() && !listed.is_current(&place.sources())).count(),
+        1
+    );
     place.make("7.2");
     place.find("7.2").unwrap();
 }
@@ -144,14 +157,14 @@ fn another_vmm_kernel_or_clock_is_another_template() {
     for (name, text) in [("kernel", "another kernel"), ("initramfs", "initramfs"), ("vmm", "a newer one")] {
         let place = Place::new();
         place.make("7.2");
-        assert!(place.recipe("7.2").is_current());
-        let old = place.recipe("7.2");
+        assert!(place.templates.list().unwrap()[0].is_current(&place.sources()));
         let path = place.dir.path().join(name);
         fs::write(&path, text).unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() + LONG).unwrap();
-        assert!(!old.is_current(), "{name}");
+        assert!(!place.templates.list().unwrap()[0].is_current(&place.sources()), "{name}");
+        assert_eq!(place.templates.sweep(&[], LONG).unwrap(), 0, "nothing is known of what templates are made from");
         assert!(matches!(place.find("7.2"), Err(TemplateError::Missing)), "{name}");
-        assert_eq!(place.templates.sweep(LONG).unwrap(), 1, "{name}");
+        assert_eq!(place.sweep(LONG), 1, "{name}");
         assert_eq!(place.names(), [""; 0]);
     }
 }
@@ -165,7 +178,7 @@ fn a_clock_that_was_set_back_changes_nothing() {
         File::options().write(true).open(folder.join(name)).unwrap().set_modified(future).unwrap();
     }
     assert_eq!(place.templates.list().unwrap()[0].used, future);
-    assert_eq!(place.templates.sweep(LONG).unwrap(), 0);
+    assert_eq!(place.sweep(LONG), 0);
     place.find("7.2").unwrap();
     let used = place.templates.list().unwrap()[0].used;
     assert!(used < future && used.elapsed().unwrap() < LONG, "this was a use, at the time that it is");
@@ -174,7 +187,7 @@ fn a_clock_that_was_set_back_changes_nothing() {
 #[test]
 fn what_was_not_used_for_long_goes_and_leftovers_go_with_it() {
     let place = Place::new();
-    assert_eq!(place.templates.sweep(LONG).unwrap(), 0);
+    assert_eq!(place.sweep(LONG), 0);
     assert!(!place.templates.folder.exists());
     let (old, new) = (place.make("7.2"), place.make("10.0"));
     let times = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
@@ -182,13 +195,13 @@ fn what_was_not_used_for_long_goes_and_leftovers_go_with_it() {
     utimensat(CWD, old.join(RECIPE), &times, AtFlags::empty()).unwrap();
     fs::create_dir(place.templates.folder.join("killed.tmp")).unwrap();
     fs::create_dir(place.templates.folder.join("the-users-own")).unwrap();
-    assert_eq!(place.templates.sweep(LONG).unwrap(), 1);
+    assert_eq!(place.sweep(LONG), 1);
     let mut names = place.names();
     names.sort();
     assert_eq!(names, [new.file_name().unwrap().to_str().unwrap(), "the-users-own"]);
     // A use is what counts.
-    assert_eq!(place.templates.sweep(LONG).unwrap(), 0);
-    assert_eq!(place.templates.sweep(Duration::ZERO).unwrap(), 1);
+    assert_eq!(place.sweep(LONG), 0);
+    assert_eq!(place.sweep(Duration::ZERO), 1);
 }
 
 #[test]
