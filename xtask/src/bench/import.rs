@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use matchlock_testkit::{images, run, tool};
 
 use super::{
-    Row,
-    sample::{Home, Samples},
+    home::Home,
+    row::{Row, ratio, samples, shown},
 };
 
 const TAG: &str = "bench/import";
@@ -34,17 +34,13 @@ pub(super) fn import(home: &Home, runs: usize) -> Result<Vec<Row>> {
         peak = peak.max(memory);
         theirs.push(unpack_once(home, &layout)?);
     }
-    let (ours, theirs) = (Samples::new(ours)?, Samples::new(theirs)?);
-    let ratio = theirs.percentile(50).as_secs_f64() / ours.percentile(50).as_secs_f64();
+    let (ours, theirs) = (samples(ours)?, samples(theirs)?);
+    let ratio = ratio(50, &theirs, &ours);
+    let details = format!("{}; umoci {}; {runs} runs each", shown(&ours), shown(&theirs));
+    let what = format!("`image import` of a {megabytes} MB `docker save` archive against `umoci unpack` of the same");
     Ok(vec![
-        Row {
-            what: format!(
-                "`image import` of a {megabytes} MB `docker save` archive against `umoci unpack` of the same"
-            ),
-            goal: "≥ 2× as fast".to_owned(),
-            measured: format!("**{ratio:.1}×** ({}; umoci {}; {runs} runs each)", ours.shown(), theirs.shown()),
-        },
-        Row { what: "its peak memory".to_owned(), goal: "≤ 150 MB".to_owned(), measured: format!("**{peak} MB**") },
+        Row::new(what, "≥ 2× as fast", format_args!("{ratio:.1}×"), &details, ratio >= 2.0),
+        Row::new("its peak memory", "≤ 150 MB", format_args!("{peak} MB"), "", peak <= 150),
     ])
 }
 

@@ -3,62 +3,99 @@
 //! Each measure is alternated with what it is compared to, so that a noisy machine disturbs both alike. The home it
 //! uses is `target/bench-home`; nothing of the caller's is touched.
 
+mod floor;
+mod home;
 mod import;
-mod sample;
+mod many;
+mod row;
 mod start;
 
-use std::{fmt::Write, fs, path::Path, process::Command};
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
-use matchlock_sandbox::Host;
+use matchlock_sandbox::GuestFiles;
 
-use sample::Home;
+use self::{floor::Floor, home::Home, row::Row};
 
 /// What to measure, and how often.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Samples of a start, and of the bare restore that it is compared to
+    #[arg(long, default_value_t = 100)]
+    runs: usize,
     /// Samples of a cold start
     #[arg(long, default_value_t = 15)]
-    runs: usize,
+    colds: usize,
+    /// Samples of a start with a spare waiting, of either kind
+    #[arg(long, default_value_t = 30)]
+    spares: usize,
+    /// Samples of the first start in an empty home
+    #[arg(long, default_value_t = 3)]
+    firsts: usize,
     /// Samples of an exec in a running sandbox
     #[arg(long, default_value_t = 200)]
     execs: usize,
     /// Samples of an import
     #[arg(long, default_value_t = 3)]
     imports: usize,
-    /// Cold starts one after another that all have to succeed
-    #[arg(long, default_value_t = 100)]
-    starts: usize,
+    /// 1,000 starts in a row and 100 idle sandboxes instead of 120 and 10
+    #[arg(long)]
+    long: bool,
+    /// Starts one after another that all have to succeed
+    #[arg(long)]
+    starts: Option<usize>,
+    /// Idle sandboxes at once
+    #[arg(long)]
+    idle: Option<usize>,
     /// Sandboxes started at the same moment that all have to succeed
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 20)]
     at_once: usize,
+    /// The program to measure, instead of the release binary as it is built now
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// Only print; leave docs/benchmarks.md as it is
     #[arg(long)]
     dry: bool,
 }
 
-/// One line of the report.
-struct Row {
-    what: String,
-    goal: String,
-    measured: String,
-}
-
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "matchlock-cli"])
-        .current_dir(root)
-        .status()
-        .context("run cargo")?;
-    ensure!(built.success(), "the release binary does not build");
-    let home = Home::new(&root.join("target/bench-home"), &root.join("target/release/matchlock"))?;
+    let program = args.program.clone().map_or_else(|| build(root), |program| Ok(fs::canonicalize(program)?))?;
+    let home = Home::furnished(&root.join("target/bench-home"), &program)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let files = runtime.block_on(home.host().prepare())?;
+    let (starts, idle) = if args.long { (1000, 100) } else { (120, 10) };
     let mut rows = Vec::new();
-    rows.push(start::cold(&home, args.runs)?);
-    rows.push(start::exec(&home, args.execs)?);
-    rows.extend(import::import(&home, args.imports)?);
-    rows.push(start::in_a_row(&home, args.starts));
-    rows.push(start::at_once(&home, args.at_once)?);
-    let report = report(&home, &rows)?;
+    // None of a measure means not to make it.
+    if args.runs > 0 || args.spares > 0 {
+        let floor = Floor::new(root, home.path(), &home.host(), &files, home.image()?)?;
+        if args.runs > 0 {
+            rows.extend(start::restored(&home, &floor, args.runs)?);
+        }
+        if args.spares > 0 {
+            rows.extend(start::adopted(&home, &floor, args.spares)?);
+        }
+    }
+    if args.colds > 0 {
+        rows.extend(start::cold(&home, &files, &runtime, args.colds)?);
+    }
+    if args.firsts > 0 {
+        rows.push(start::first(&home, args.firsts)?);
+    }
+    if args.execs > 0 {
+        rows.push(many::by_the_program(&home, args.execs)?);
+    }
+    rows.extend(many::in_a_row(&home, args.starts.unwrap_or(starts))?);
+    rows.push(many::at_once(&home, args.at_once)?);
+    rows.extend(many::idle(&home, args.idle.unwrap_or(idle))?);
+    if args.imports > 0 {
+        rows.extend(import::import(&home, args.imports)?);
+    }
+    let report = report(&files, &rows)?;
     print!("{report}");
     if !args.dry {
         fs::write(root.join("docs/benchmarks.md"), report).context("write docs/benchmarks.md")?;
@@ -66,11 +103,22 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn report(home: &Home, rows: &[Row]) -> Result<String> {
+/// The release binary.
+fn build(root: &Path) -> Result<PathBuf> {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--package", "matchlock-cli"])
+        .current_dir(root)
+        .status()
+        .context("run cargo")?;
+    ensure!(built.success(), "the release binary does not build");
+    Ok(root.join("target/release/matchlock"))
+}
+
+fn report(files: &GuestFiles, rows: &[Row]) -> Result<String> {
     let mut text = String::from(
         "# Benchmarks\n\nWritten by `cargo xtask bench`. Compare the ratios; the times are one machine's.\n\n",
     );
-    writeln!(text, "Machine: {}\n", machine(home)?)?;
+    writeln!(text, "Machine: {}\n", machine(files)?)?;
     text.push_str("| what | goal | measured |\n|---|---|---|\n");
     for Row { what, goal, measured } in rows {
         writeln!(text, "| {what} | {goal} | {measured} |")?;
@@ -83,14 +131,12 @@ fn version_number(release: &str) -> &str {
     release.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default()
 }
 
-fn machine(home: &Home) -> Result<String> {
+fn machine(guest: &GuestFiles) -> Result<String> {
     let field = |path: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
         Ok(line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned()))
     };
-    let host = Host::new(home.path(), None);
-    let guest = tokio::runtime::Builder::new_current_thread().build()?.block_on(host.prepare())?;
     let cores = std::thread::available_parallelism()?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let kvm = match matchlock_sandbox::vmm::kvm() {

@@ -1,74 +1,121 @@
-//! Starting sandboxes, and commands in them.
+//! Starts, against the least that a restore can take, against a boot, and the very first one.
 
-use std::{
-    os::unix::net::UnixStream,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::net::UnixStream, path::PathBuf, time::Duration, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use matchlock_sandbox::{
-    Host, Link, LinkError,
-    vmm::{Booted, Deadlines, Disk, Machine, Policy, boot, upper},
+    GuestFiles, Host, Link, LinkError,
+    vmm::{Booted, Deadlines, Disk, Machine, Policy, boot, qemu::Qemu, upper},
 };
+use matchlock_testkit::{LoopbackRegistry, Options, images, run, tool};
+use tokio::runtime::Runtime;
 
 use super::{
-    Row,
-    sample::{Home, IMAGE, Samples},
+    floor::Floor,
+    home::{COLD_TRUE, Home, TRUE},
+    row::{Row, ratio, samples, shown},
 };
 
 /// Memory of a sandbox where none is asked for, in MiB; the bare machine gets as much.
 const MEMORY_MB: u32 = 512;
 
-const TRUE: [&str; 5] = ["run", "--image", IMAGE, "--", "true"];
+const START: &str = "`run --image debian -- true`, whole process";
 
-/// A whole `run … true` against the bare machine until its guest answers.
-pub(super) fn cold(home: &Home, runs: usize) -> Result<Row> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let bare = runtime.block_on(Bare::new(home))?;
-    let (mut floor, mut whole) = (Vec::new(), Vec::new());
-    // The first of each warms caches.
-    runtime.block_on(bare.answers())?;
+const FLOOR: &str = "a bare restore of a minimal guest that runs the same program from the same image";
+
+/// A whole `run … true` against the floor, one after the other.
+pub(super) fn restored(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Row>> {
+    let (mut bare, mut whole) = (Vec::new(), Vec::new());
+    // The first of each warms caches, or saves a guest.
+    floor.run()?;
     home.time(&TRUE)?;
     for _ in 0..runs {
-        floor.push(runtime.block_on(bare.answers())?);
+        bare.push(floor.run()?);
         whole.push(home.time(&TRUE)?);
     }
-    let (floor, whole) = (Samples::new(floor)?, Samples::new(whole)?);
-    let ratio = whole.percentile(50).as_secs_f64() / floor.percentile(50).as_secs_f64();
-    Ok(Row {
-        what: "cold start: `run --image debian -- true`, whole process, against the same kernel and QEMU command line \
-               until its guest answers"
-            .to_owned(),
-        goal: "≤ 1.25×".to_owned(),
-        measured: format!("**{ratio:.2}×** ({}; bare {}; {runs} runs each)", whole.shown(), floor.shown()),
-    })
+    let (bare, whole) = (samples(bare)?, samples(whole)?);
+    let details = format!("{}; bare {}; {runs} runs each", shown(&whole), shown(&bare));
+    let spread = whole.percentile(99).as_secs_f64() / whole.percentile(50).as_secs_f64();
+    Ok(vec![
+        Row::at_most(format!("start: {START}, against {FLOOR}"), 1.3, ratio(50, &whole, &bare), &details),
+        Row::at_most("its p99 against its p50", 1.5, spread, &format!("{runs} runs")),
+    ])
+}
+
+/// The same with a spare sandbox waiting, of any image and of this one.
+pub(super) fn adopted(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Row>> {
+    let image = ["--image", TRUE[2]];
+    let kinds: [(&str, &[&str], f64); 2] =
+        [("a spare for any image waiting", &[], 0.5), ("a spare for this image waiting", &image, 0.25)];
+    let mut rows = Vec::new();
+    for (kind, flags, most) in kinds {
+        let what = format!("start with {kind}, against the bare restore");
+        if home.succeed(&["warm", "--help"]).is_err() {
+            rows.push(Row::absent(what, &format!("≤ {most}×"), "this program has no `warm`"));
+            continue;
+        }
+        let (mut bare, mut whole) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            bare.push(floor.run()?);
+            // One at a time: what is made after it in place of it would disturb what is measured next.
+            home.succeed(&[&["warm", "-d", "--count", "1"], flags].concat())?;
+            let took = home.time(&TRUE);
+            home.succeed(&["warm", "--stop"])?;
+            whole.push(took?);
+        }
+        let (bare, whole) = (samples(bare)?, samples(whole)?);
+        let details = format!("{}; bare {}; {runs} runs each", shown(&whole), shown(&bare));
+        rows.push(Row::at_most(what, most, ratio(50, &whole, &bare), &details));
+    }
+    Ok(rows)
+}
+
+/// A start from the kernel against the bare machine until its guest answers, and a start by restore against that.
+pub(super) fn cold(home: &Home, files: &GuestFiles, runtime: &Runtime, runs: usize) -> Result<Vec<Row>> {
+    let bare = Bare::new(&home.host(), files, home.image()?)?;
+    let (mut boots, mut colds, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    runtime.block_on(bare.answers())?;
+    for arguments in [&COLD_TRUE[..], &TRUE] {
+        home.time(arguments)?;
+    }
+    for _ in 0..runs {
+        boots.push(runtime.block_on(bare.answers())?);
+        colds.push(home.time(&COLD_TRUE)?);
+        starts.push(home.time(&TRUE)?);
+    }
+    let (boots, colds, starts) = (samples(boots)?, samples(colds)?, samples(starts)?);
+    let details = format!("{}; cold {}; {runs} runs each", shown(&starts), shown(&colds));
+    let of_cold = format!("{}; bare {}; {runs} runs each", shown(&colds), shown(&boots));
+    let what = "cold start: `run --cold --image debian -- true`, whole process, against the same kernel and QEMU command \
+                line until its guest answers";
+    Ok(vec![
+        Row::at_most("start against its own `--cold`", 0.15, ratio(50, &starts, &colds), &details),
+        Row::at_most(what, 1.25, ratio(50, &colds, &boots), &of_cold),
+    ])
 }
 
 /// The same machine as a sandbox's, started by hand.
 struct Bare {
     machine: Machine,
-    vmm: matchlock_sandbox::vmm::qemu::Qemu,
+    vmm: Qemu,
 }
 
 impl Bare {
-    async fn new(home: &Home) -> Result<Self> {
-        let host = Host::new(home.path(), None);
-        let guest = host.prepare().await?;
-        let scratch = home.path().join("bare.ext4");
+    fn new(host: &Host, files: &GuestFiles, image: PathBuf) -> Result<Self> {
+        let scratch = host.state.root().with_file_name("bare.ext4");
         if !scratch.exists() {
             upper::create(&host.cache.uppers(), 5120, &scratch)?;
         }
-        let image = std::fs::read_dir(host.cache.blobs())?.next().context("an image")??.path();
         let machine = Machine {
             vcpus: 1,
             memory_mb: MEMORY_MB,
-            kernel: guest.kernel,
-            initramfs: guest.initramfs,
+            kernel: files.kernel.clone(),
+            initramfs: files.initramfs.clone(),
             cmdline: Vec::new(),
             disks: vec![Disk::readonly(image), Disk::scratch(scratch)],
             console_log: None,
         };
-        Ok(Self { machine, vmm: guest.vmm })
+        Ok(Self { machine, vmm: files.vmm.clone() })
     }
 
     async fn answers(&self) -> Result<Duration> {
@@ -83,43 +130,31 @@ impl Bare {
     }
 }
 
-/// `exec … true` in a sandbox that runs.
-pub(super) fn exec(home: &Home, runs: usize) -> Result<Row> {
-    let id = home.succeed(&["run", "--detach", "--image", IMAGE])?;
-    let id = id.trim();
-    let times = (0..=runs).map(|_| home.time(&["exec", id, "true"])).collect::<Result<Vec<_>>>();
-    home.succeed(&["kill", id])?;
-    home.succeed(&["rm", id])?;
-    let samples = Samples::new(times?.split_off(1))?;
-    Ok(Row {
-        what: "`exec <id> true` in a running sandbox, whole process".to_owned(),
-        goal: "p50 ≤ 30 ms".to_owned(),
-        measured: format!("**{}** ({runs} runs)", samples.shown()),
-    })
-}
+/// The very first `run` of an image, pulled from a registry on loopback into a home with nothing but a kernel: a guest is
+/// saved on the way. Against the same that boots instead.
+pub(super) fn first(home: &Home, runs: usize) -> Result<Row> {
+    let registry = LoopbackRegistry::start(Options::default())?;
+    let reference = registry.reference("debian");
+    let mut push = tool("skopeo", "skopeo")?;
+    push.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+    push.env("HOME", home.path()).env("XDG_RUNTIME_DIR", home.path());
+    run(push.arg(format!("docker-archive:{}", images::debian()?.display())).arg(format!("docker://{reference}")))?;
 
-/// Cold starts one after another.
-pub(super) fn in_a_row(home: &Home, starts: usize) -> Row {
-    let succeeded = (0..starts).filter(|_| home.time(&TRUE).is_ok()).count();
-    Row {
-        what: format!("{starts} cold starts one after another"),
-        goal: format!("{starts} exit 0"),
-        measured: format!("**{succeeded}** exit 0"),
+    let folder = home.path().join("first");
+    let once = |flag: &[&str]| -> Result<Duration> {
+        let fresh = home.fresh(&folder)?;
+        let took = fresh.time(&[&["run"], flag, &["--image", &reference, "--", "true"]].concat())?;
+        fs::remove_dir_all(&folder)?;
+        Ok(took)
+    };
+    let (mut restored, mut cold) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        cold.push(once(&["--cold"])?);
+        restored.push(once(&[])?);
     }
-}
-
-/// Sandboxes started at the same moment.
-pub(super) fn at_once(home: &Home, starts: usize) -> Result<Row> {
-    let begin = Instant::now();
-    let children: Vec<_> = (0..starts).map(|_| home.command(&TRUE).spawn()).collect::<Result<_, _>>()?;
-    let mut succeeded = 0;
-    for mut child in children {
-        succeeded += usize::from(child.wait()?.success());
-    }
-    ensure!(home.succeed(&["list"])?.lines().count() == 1, "something is left of {starts} sandboxes");
-    Ok(Row {
-        what: format!("{starts} sandboxes started at once"),
-        goal: format!("{starts} exit 0"),
-        measured: format!("**{succeeded}** exit 0, all within {} ms", begin.elapsed().as_millis()),
-    })
+    let (restored, cold) = (samples(restored)?, samples(cold)?);
+    let details = format!("{}; cold {}; {runs} runs each", shown(&restored), shown(&cold));
+    let what = "the first ever `run` of an image: pull, conversion, a guest saved and continued, against pull, conversion \
+                and a boot (`--cold`), each in an empty home that has a kernel";
+    Ok(Row::at_most(what, 1.15, ratio(50, &restored, &cold), &details))
 }

@@ -1,4 +1,4 @@
-//! A home for measurements, and samples of times.
+//! A home for measurements, with a kernel and an image in it.
 
 use std::{
     fs,
@@ -8,22 +8,37 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use matchlock_sandbox::{
+    Host,
+    image::{ImageCache, RegistryAccess},
+};
 use matchlock_testkit::images;
 
 /// The image that is started: a whole Debian userland.
 pub(super) const IMAGE: &str = "bench/debian";
 
-/// The release binary with a home of its own.
+/// Starts a sandbox, runs the program that the floor runs, and ends.
+pub(super) const TRUE: [&str; 5] = ["run", "--image", IMAGE, "--", "true"];
+
+/// The same without a saved guest.
+pub(super) const COLD_TRUE: [&str; 6] = ["run", "--cold", "--image", IMAGE, "--", "true"];
+
+/// A program under measurement with a home of its own.
 pub(super) struct Home {
     path: PathBuf,
     binary: PathBuf,
 }
 
 impl Home {
-    /// The home at `path`, with a kernel and [`IMAGE`] in it.
-    pub(super) fn new(path: &Path, binary: &Path) -> Result<Self> {
+    /// The home at `path`, empty if it is new.
+    pub(super) fn at(path: &Path, binary: &Path) -> Result<Self> {
         fs::create_dir_all(path)?;
-        let home = Self { path: path.to_owned(), binary: binary.to_owned() };
+        Ok(Self { path: path.to_owned(), binary: binary.to_owned() })
+    }
+
+    /// The home at `path`, with a kernel and [`IMAGE`] in it.
+    pub(super) fn furnished(path: &Path, binary: &Path) -> Result<Self> {
+        let home = Self::at(path, binary)?;
         home.succeed(&["kernel", "pull"])?;
         if !home.succeed(&["image", "ls"])?.contains(IMAGE) {
             let archive = fs::File::open(images::debian()?)?;
@@ -33,9 +48,32 @@ impl Home {
         Ok(home)
     }
 
+    /// A home at `path` in which there has never been anything but the kernel of this one.
+    pub(super) fn fresh(&self, path: &Path) -> Result<Self> {
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+        let fresh = Self::at(path, &self.binary)?;
+        fs::create_dir_all(fresh.host().cache.root())?;
+        std::os::unix::fs::symlink(self.host().cache.kernels(), fresh.host().cache.kernels())?;
+        Ok(fresh)
+    }
+
     /// The folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The host as it is for a user with this home.
+    pub(super) fn host(&self) -> Host {
+        Host::new(&self.path, None)
+    }
+
+    /// The EROFS file of [`IMAGE`].
+    pub(super) fn image(&self) -> Result<PathBuf> {
+        let access = RegistryAccess::conventional(&self.path, |_| None);
+        let image = ImageCache::open(&self.host().cache, access)?.cached(&IMAGE.parse()?)?;
+        Ok(image.context("the image")?.rootfs.path)
     }
 
     /// A `matchlock` command, quiet.
@@ -60,28 +98,5 @@ impl Home {
         let took = begin.elapsed();
         ensure!(status.success(), "{arguments:?}: {status}");
         Ok(took)
-    }
-}
-
-/// Sorted samples.
-pub(super) struct Samples(Vec<Duration>);
-
-impl Samples {
-    /// Of these times.
-    pub(super) fn new(mut times: Vec<Duration>) -> Result<Self> {
-        ensure!(!times.is_empty(), "no samples");
-        times.sort_unstable();
-        Ok(Self(times))
-    }
-
-    /// The time below which `percent` of them are.
-    pub(super) fn percentile(&self, percent: usize) -> Duration {
-        let index = (self.0.len() * percent).div_ceil(100).clamp(1, self.0.len()) - 1;
-        self.0[index]
-    }
-
-    /// `p50 … ms, p90 … ms`.
-    pub(super) fn shown(&self) -> String {
-        format!("p50 {} ms, p90 {} ms", self.percentile(50).as_millis(), self.percentile(90).as_millis())
     }
 }
