@@ -14,7 +14,10 @@ pub(crate) const UPPER: u32 = 1;
 /// The machine's disks for `spec`: image, writable layer, the user's own, which are at `own` now.
 pub(crate) fn disks(spec: &SandboxSpec, image: PathBuf, upper: PathBuf, own: Vec<PathBuf>) -> Vec<Disk> {
     let own = spec.extra_disks.iter().zip(own);
-    let own = own.map(|(disk, file)| if disk.readonly { Disk::readonly(file) } else { Disk::durable(file) });
+    let own = own.map(|(disk, file)| {
+        let own = if disk.readonly { Disk::readonly(file) } else { Disk::durable(file) };
+        own.called(&disk.host_path)
+    });
     [Disk::readonly(image), Disk::scratch(upper)].into_iter().chain(own).collect()
 }
 

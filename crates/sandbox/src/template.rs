@@ -15,7 +15,7 @@ use matchlock_image::{ConvertError, Converter, Limits, is_exchangeable};
 use matchlock_model::{CacheLayout, one_line};
 use matchlock_vmm::{
     Accelerator, Fallback, GUEST, Machine, Recipe, RestoreError, Running, SaveError, Template, TemplateError,
-    Templates, Unfinished, Vmm, kvm,
+    Templates, Unfinished, Vmm,
     qemu::{Qemu, QemuError},
     restore, save,
     upper::{self, UpperError},
@@ -91,14 +91,21 @@ impl Shape<'_> {
 
 /// The template for sandboxes of this shape, made if there is none that can be used.
 pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Ready, NoTemplate> {
-    let fallback = match kvm() {
+    let (fallback, tried) = match shape.vmm.kvm(&shape.machine) {
         Ok(()) => match ensure_for(cache, shape, Accelerator::Kvm).await {
             Ok(ready) => return Ok(ready),
-            Err(error) => Fallback::Ended(one_line(&error)),
+            // What the accelerator has no part in, such as a disk that is full, another would meet as well.
+            Err(NoTemplate::Save(error)) if !matches!(error, SaveError::Write(_)) => {
+                (Fallback::Ended(one_line(&error)), true)
+            }
+            Err(error) => return Err(error),
         },
-        Err(reason) => reason,
+        Err(reason) => (reason, false),
     };
     let ready = ensure_for(cache, shape, Accelerator::Tcg).await?;
+    if tried {
+        shape.vmm.give_up_kvm(&shape.machine, &fallback);
+    }
     Ok(Ready { fallback: Some(fallback), ..ready })
 }
 
@@ -174,7 +181,7 @@ impl Ready {
             return Err(NoTemplate::UnusualImage);
         }
         if let Some(disk) = machine.disks.iter().find(|disk| is_too_large(&disk.file)) {
-            return Err(NoTemplate::LargeDisk(disk.file.clone()));
+            return Err(NoTemplate::LargeDisk(disk.name.clone()));
         }
         let restored = restore(vmm, machine, (&self.template, self.accelerator), deadline, ready).await;
         if let Err(reason) = &restored

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -51,6 +51,14 @@ pub enum Fallback {
     /// It was tried, and the VMM gave up.
     #[error("under KVM {0}")]
     Ended(String),
+    /// It was tried before, since the host has booted; that is written in the file `path`.
+    #[error("{reason}; it is tried again when this host has booted, or {} is removed", .path.display())]
+    Before {
+        /// What had come of it.
+        reason: String,
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// May KVM be tried on this host?

@@ -103,7 +103,8 @@ pub async fn boot<V: Vmm, T, R: std::error::Error + 'static>(
 ) -> Result<Booted<T>, BootError<V::Error, R>> {
     let kvm = match policy {
         Policy::Only(Accelerator::Tcg) => None,
-        Policy::Only(Accelerator::Kvm) | Policy::Auto => Some(accel::kvm()),
+        Policy::Only(Accelerator::Kvm) => Some(accel::kvm()),
+        Policy::Auto => Some(vmm.kvm(machine)),
     };
     Boot { vmm, machine, deadlines, ready }.run(policy, kvm).await
 }
@@ -130,6 +131,7 @@ where
     ) -> Result<Booted<T>, BootError<V::Error, R>> {
         let deadlines = self.deadlines;
         let mut fallback = None;
+        let tried = kvm == Some(Ok(()));
         match kvm {
             Some(Ok(())) => match self.attempt(Accelerator::Kvm, deadlines.kvm).await? {
                 Attempt::Ready(running, ready) => {
@@ -149,6 +151,9 @@ where
         for _ in 0..TCG_ATTEMPTS {
             match self.attempt(Accelerator::Tcg, deadlines.tcg).await? {
                 Attempt::Ready(running, ready) => {
+                    if let Some(reason) = fallback.as_ref().filter(|_| tried) {
+                        self.vmm.give_up_kvm(self.machine, reason);
+                    }
                     return Ok(Booted { running, ready, accelerator: Accelerator::Tcg, fallback });
                 }
                 // Not a matter of luck: a missing file, a panic.
@@ -254,6 +259,7 @@ mod tests {
         os::fd::OwnedFd,
         path::Path,
         process::{Command, Stdio},
+        sync::Mutex,
     };
 
     use super::*;
@@ -263,6 +269,13 @@ mod tests {
     struct Scripts {
         kvm: &'static str,
         tcg: &'static str,
+        given_up: Mutex<Option<Fallback>>,
+    }
+
+    impl Scripts {
+        const fn new(kvm: &'static str, tcg: &'static str) -> Self {
+            Self { kvm, tcg, given_up: Mutex::new(None) }
+        }
     }
 
     impl Vmm for Scripts {
@@ -270,6 +283,14 @@ mod tests {
 
         fn recipe(&self, machine: &Machine, accelerator: Accelerator, parked: String) -> io::Result<Recipe> {
             Recipe::new(machine, accelerator, (Path::new("/bin/sh"), "1"), &[], parked, None)
+        }
+
+        fn kvm(&self, _: &Machine) -> Result<(), Fallback> {
+            self.given_up.lock().unwrap().clone().map_or(Ok(()), Err)
+        }
+
+        fn give_up_kvm(&self, _: &Machine, reason: &Fallback) {
+            *self.given_up.lock().unwrap() = Some(reason.clone());
         }
 
         fn tsc_khz(&self) -> Option<u64> {
@@ -294,7 +315,7 @@ mod tests {
     const SLEEPS: &str = "exec sleep 100";
     const FAILS: &str = "echo it is broken >&2; exit 3";
 
-    async fn outcome(scripts: Scripts, policy: Policy, kvm: Option<Result<(), Fallback>>) -> String {
+    async fn outcome(scripts: &Scripts, policy: Policy, kvm: Option<Result<(), Fallback>>) -> String {
         let machine = Machine {
             vcpus: 1,
             memory_mb: 1,
@@ -309,7 +330,7 @@ mod tests {
             let read = move || (&control).read_exact(&mut [0; 6]);
             tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
         };
-        let boot = Boot { vmm: &scripts, machine: &machine, deadlines, ready };
+        let boot = Boot { vmm: scripts, machine: &machine, deadlines, ready };
         match boot.run(policy, kvm).await {
             Ok(booted) => format!("{:?}, {:?}", booted.accelerator, booted.fallback.map(|f| f.to_string())),
             Err(e) => std::iter::successors(Some(&e as &dyn std::error::Error), |e| e.source())
@@ -321,16 +342,16 @@ mod tests {
 
     #[tokio::test]
     async fn kvm_is_used_where_it_works_and_given_up_where_it_does_not() {
-        let auto = async |kvm, tcg| outcome(Scripts { kvm, tcg }, Policy::Auto, Some(Ok(()))).await;
+        let auto = async |kvm, tcg| outcome(&Scripts::new(kvm, tcg), Policy::Auto, Some(Ok(()))).await;
         let kvm = Policy::Only(Accelerator::Kvm);
         let shown = [
             auto(ANSWERS, FAILS).await,
             auto(SPINS, ANSWERS).await,
             auto(FAILS, ANSWERS).await,
-            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, kvm, Some(Ok(()))).await,
-            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, kvm, Some(Err(Fallback::NoProcessorSupport))).await,
-            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, Policy::Auto, Some(Err(Fallback::NoProcessorSupport))).await,
-            outcome(Scripts { kvm: FAILS, tcg: ANSWERS }, Policy::Only(Accelerator::Tcg), None).await,
+            outcome(&Scripts::new(FAILS, ANSWERS), kvm, Some(Ok(()))).await,
+            outcome(&Scripts::new(FAILS, ANSWERS), kvm, Some(Err(Fallback::NoProcessorSupport))).await,
+            outcome(&Scripts::new(FAILS, ANSWERS), Policy::Auto, Some(Err(Fallback::NoProcessorSupport))).await,
+            outcome(&Scripts::new(FAILS, ANSWERS), Policy::Only(Accelerator::Tcg), None).await,
         ]
         .join("\n");
         insta::assert_snapshot!(shown, @r#"
@@ -345,8 +366,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn kvm_that_was_given_up_is_only_what_works_worse_than_emulation() {
+        for (kvm, tcg, given_up) in [(FAILS, ANSWERS, true), (SLEEPS, ANSWERS, true), (FAILS, FAILS, false)] {
+            let scripts = Scripts::new(kvm, tcg);
+            outcome(&scripts, Policy::Auto, Some(Ok(()))).await;
+            assert_eq!(scripts.given_up.lock().unwrap().is_some(), given_up, "{kvm}, {tcg}");
+        }
+        let scripts = Scripts::new(FAILS, ANSWERS);
+        outcome(&scripts, Policy::Auto, Some(Err(Fallback::NoProcessorSupport))).await;
+        assert_eq!(*scripts.given_up.lock().unwrap(), None, "it was not tried");
+    }
+
+    #[tokio::test]
     async fn a_silent_guest_is_started_again_and_a_failing_one_is_not() {
-        let tcg = async |tcg| outcome(Scripts { kvm: FAILS, tcg }, Policy::Only(Accelerator::Tcg), None).await;
+        let tcg = async |tcg| outcome(&Scripts::new(FAILS, tcg), Policy::Only(Accelerator::Tcg), None).await;
         let shown = [tcg(SPINS).await, tcg(SLEEPS).await, tcg(FAILS).await].join("\n");
         insta::assert_snapshot!(shown, @"
         the guest was not ready after running for 400ms, 3 times: nothing on its console

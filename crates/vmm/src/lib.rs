@@ -16,6 +16,7 @@ mod cache;
 mod command;
 pub mod initramfs;
 pub mod kernel;
+mod kvm_failure;
 mod machine;
 mod process;
 pub mod qemu;
@@ -53,6 +54,15 @@ pub trait Vmm: Sync {
     /// # Errors
     /// A file of it cannot be looked at.
     fn recipe(&self, machine: &Machine, accelerator: Accelerator, parked: String) -> io::Result<Recipe>;
+
+    /// May KVM be tried with this machine?
+    ///
+    /// # Errors
+    /// Why not.
+    fn kvm(&self, machine: &Machine) -> Result<(), Fallback>;
+
+    /// KVM was tried with this machine and did not work, but emulation did: it is not to be tried again soon.
+    fn give_up_kvm(&self, machine: &Machine, reason: &Fallback);
 
     /// The rate in kHz that its guests take the host's time-stamp counter to have, if they are told.
     fn tsc_khz(&self) -> Option<u64>;

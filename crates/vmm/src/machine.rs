@@ -3,7 +3,11 @@
 //! Made by `sandbox`, read by the VMM behind [`crate::Vmm`]. Invariant: nothing here depends on the VMM or on the
 //! accelerator; two machines that are equal boot alike.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A machine to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ impl Eq for ConsoleLog {}
 pub struct Disk {
     /// The image. It is opened when the machine starts, so that the VMM itself needs no right to the path.
     pub file: PathBuf,
+    /// What messages call it.
+    pub name: PathBuf,
     /// The guest cannot write to it, and the file is opened without that right.
     pub readonly: bool,
     /// What the guest's flush requests do.
@@ -81,19 +87,25 @@ pub enum Flush {
 impl Disk {
     /// A disk that the guest can only read.
     #[must_use]
-    pub const fn readonly(file: PathBuf) -> Self {
-        Self { file, readonly: true, flush: Flush::Ignored, discard: false }
+    pub fn readonly(file: PathBuf) -> Self {
+        Self { name: file.clone(), file, readonly: true, flush: Flush::Ignored, discard: false }
     }
 
     /// A disk that is thrown away with its machine: flushes cost nothing, discarded blocks are given back.
     #[must_use]
-    pub const fn scratch(file: PathBuf) -> Self {
-        Self { file, readonly: false, flush: Flush::Ignored, discard: true }
+    pub fn scratch(file: PathBuf) -> Self {
+        Self { name: file.clone(), file, readonly: false, flush: Flush::Ignored, discard: true }
     }
 
     /// A disk whose content matters after its machine.
     #[must_use]
-    pub const fn durable(file: PathBuf) -> Self {
-        Self { file, readonly: false, flush: Flush::Honoured, discard: true }
+    pub fn durable(file: PathBuf) -> Self {
+        Self { name: file.clone(), file, readonly: false, flush: Flush::Honoured, discard: true }
+    }
+
+    /// The same disk, which the user knows as `name`.
+    #[must_use]
+    pub fn called(self, name: &Path) -> Self {
+        Self { name: name.to_owned(), ..self }
     }
 }

@@ -13,7 +13,7 @@ use std::{io, os::unix::net::UnixStream, time::Duration};
 use thiserror::Error;
 
 use crate::{
-    Accelerator, Machine, Origin, Running, Vmm,
+    Accelerator, Machine, Origin, ProcessEnd, Running, Vmm,
     boot::{Attempt, BootError, attend},
     qemu::QmpError,
     running::Exit,
@@ -25,6 +25,9 @@ const PARK_DEADLINE: Duration = Duration::from_secs(25);
 
 /// How long QEMU may take to write a stopped machine's state, of some 60 kB.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// signal(7).
+const SIGBUS: i32 = rustix::process::Signal::BUS.as_raw();
 
 /// Why a saved guest does not go on.
 #[derive(Debug, Error)]
@@ -95,6 +98,10 @@ pub async fn save<V: Vmm, T, R: std::error::Error + 'static>(
     // What `park` leaves is kept: a link that closes is news for the guest, which would be saved with it.
     let (running, _parked) = match attend(started, PARK_DEADLINE, &mut park).await.map_err(BootError::Ready)? {
         Attempt::Ready(running, parked) => (running, parked),
+        // A page of its memory that cannot be written: the kernel knows no other way to tell (mmap(2)).
+        Attempt::Ended(Exit { process: ProcessEnd::Signal(SIGBUS), .. }) => {
+            return Err(SaveError::Write(io::ErrorKind::StorageFull.into()));
+        }
         Attempt::Ended(exit) => return Err(BootError::Ended(Box::new(exit)).into()),
         Attempt::Refused(reason) => return Err(BootError::Refused(reason).into()),
         Attempt::Silent(_) => return Err(BootError::Silent(PARK_DEADLINE).into()),

@@ -131,7 +131,8 @@ fn row(listed: &Listed, sources: &[Sources]) -> Vec<String> {
             format!("{} MB", recipe.memory_mb),
             recipe.disks.to_string(),
             word(recipe.accelerator).to_owned(),
-            recipe.vmm.clone(),
+            // Without what the distribution adds.
+            recipe.vmm.split(' ').next().unwrap_or_default().to_owned(),
         ],
         None => ["-"; 5].map(str::to_owned),
     };

@@ -23,8 +23,9 @@ pub(crate) use self::qmp::Qmp;
 pub use self::{args::MAX_DISKS, probe::Board, qmp::QmpError};
 use crate::{
     Origin, Running, Started, Vmm,
-    accel::{self, Accelerator},
+    accel::{self, Accelerator, Fallback},
     kernel::Transport,
+    kvm_failure,
     machine::{Disk, Machine},
     process::Process,
     tail::Tail,
@@ -61,6 +62,7 @@ pub struct Qemu {
     binary: PathBuf,
     facts: probe::Facts,
     tsc_khz: Option<u64>,
+    host_cache: PathBuf,
 }
 
 impl Qemu {
@@ -72,7 +74,7 @@ impl Qemu {
     pub fn find(host_cache: &Path) -> Result<Self, QemuError> {
         let binary = probe::binary()?;
         let facts = probe::facts(&binary, host_cache)?;
-        Ok(Self { binary, facts, tsc_khz: tsc::khz(host_cache) })
+        Ok(Self { binary, facts, tsc_khz: tsc::khz(host_cache), host_cache: host_cache.to_owned() })
     }
 
     /// Its version, for people.
@@ -120,6 +122,14 @@ impl Vmm for Qemu {
         let vmm = (self.binary.as_path(), self.version());
         let nameless = Machine { kernel: PathBuf::new(), initramfs: PathBuf::new(), ..machine.clone() };
         Recipe::new(machine, accelerator, vmm, &args::arguments(&nameless, host), parked, processor)
+    }
+
+    fn kvm(&self, machine: &Machine) -> Result<(), Fallback> {
+        kvm_failure::kvm(&self.host_cache, &machine.kernel)
+    }
+
+    fn give_up_kvm(&self, machine: &Machine, reason: &Fallback) {
+        kvm_failure::remember(&self.host_cache, &machine.kernel, reason);
     }
 
     async fn start(
@@ -183,5 +193,5 @@ impl Vmm for Qemu {
 
 fn open_disk(disk: &Disk) -> Result<File, QemuError> {
     let file = File::options().read(true).write(!disk.readonly).open(&disk.file);
-    file.map_err(|e| QemuError::File(disk.file.clone(), e))
+    file.map_err(|e| QemuError::File(disk.name.clone(), e))
 }
