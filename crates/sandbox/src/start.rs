@@ -45,6 +45,8 @@ pub(crate) fn message(spec: &SandboxSpec, clock_ns: u64, entropy: [u8; 32]) -> S
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use matchlock_model::{ExtraDisk, ImageConfig, Network, Resources, SandboxId};
 
     use super::*;
@@ -66,7 +68,9 @@ mod tests {
             extra_disks: vec![disk("/a", false), disk("/b", true)],
             image_config: ImageConfig::default(),
         };
-        let own = spec.extra_disks.iter().map(|disk| disk.host_path.clone()).collect();
+        // Where they are opened is not what their user calls them.
+        let own = spec.extra_disks.iter().map(|disk| Path::new("/fd").join(disk.host_path.strip_prefix("/").unwrap()));
+        let own = own.collect();
         let machine = disks(&spec, "/image".into(), "/upper".into(), own);
         let start = message(&spec, 0, [0; 32]);
         assert_eq!(start.hostname, spec.id.as_str());
@@ -74,7 +78,8 @@ mod tests {
         assert_eq!(machine[start.root.upper as usize].file, PathBuf::from("/upper"));
         for mount in &start.disks {
             let disk = &machine[mount.device as usize];
-            assert_eq!((format!("/mnt{}", disk.file.display()), disk.readonly), (mount.mount.clone(), mount.readonly));
+            assert_eq!((format!("/mnt{}", disk.name.display()), disk.readonly), (mount.mount.clone(), mount.readonly));
+            assert_eq!(disk.file, Path::new("/fd").join(disk.name.strip_prefix("/").unwrap()));
         }
     }
 }
