@@ -16,8 +16,8 @@ fn start(home: &Home, flags: &[&str]) -> Result<Running> {
 }
 
 fn wait_for_machine(home: &Home, run: &Running) -> Result<Process> {
-    // QEMU is also asked what it can do, before there is a sandbox.
-    wait_for_file(home, run, "upper.ext4")?;
+    // QEMU is also asked what it can do, and runs a guest that is to be saved, before there is a sandbox.
+    wait_for_file(home, run, "vm.log")?;
     until(run, "a virtual machine", || machine_of(run.pid()))
 }
 

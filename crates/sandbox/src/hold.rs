@@ -73,6 +73,17 @@ impl Hold {
         self.record(phase, one_line(error));
     }
 
+    /// Kill the machine without waiting until it is gone, where it has nothing in its hands that anybody else uses.
+    pub(crate) fn let_go(&mut self) -> Result<(), StoreError> {
+        if self.disks.paths().is_empty()
+            && let Some(machine) = self.machine.take()
+            && machine.let_go().is_ok()
+        {
+            self.store.settle_processes(&self.id)?;
+        }
+        Ok(())
+    }
+
     /// End the machine and give everything back.
     pub(crate) fn release(&mut self) -> Result<(), CloseError> {
         self.released = true;
@@ -113,10 +124,6 @@ impl Drop for Hold {
 
 /// What belongs to a sandbox, as `inspect` shows it.
 fn resources(layout: &VmLayout) -> BTreeMap<String, String> {
-    let paths = [
-        ("state_dir", layout.dir().to_owned()),
-        ("rootfs_path", layout.upper()),
-        ("exec_socket", layout.exec_socket()),
-    ];
+    let paths = [("state_dir", layout.dir().to_owned()), ("exec_socket", layout.exec_socket())];
     paths.map(|(name, path)| (name.to_owned(), path.display().to_string())).into()
 }

@@ -149,6 +149,8 @@ async fn assemble(
         },
     };
     let Up { running, link, notices } = up.run(template).await?;
+    // The VMM has it open, and nobody else wants it: so it goes with the VMM, and giving it back costs nobody time.
+    fs::remove_file(layout.upper()).map_err(|source| LaunchError::Io { what: "hide the writable layer", source })?;
     timeline.mark("guest ready");
     hold.machine = Some(running);
     let spec = Arc::new(spec);

@@ -127,8 +127,8 @@ impl Sandbox {
         // Nothing of the writable layer outlives the sandbox, so only the user's disks are worth the wait.
         if !writes && grace.is_zero() {
             if let Some(machine) = &self.hold.machine {
-                // One that cannot be watched is ended by `close`.
-                let _ = machine.kill().await;
+                // One that cannot be is ended by `close`.
+                let _ = machine.condemn();
             }
             return Ok(());
         }
@@ -140,6 +140,16 @@ impl Sandbox {
     /// # Errors
     /// [`CloseError`] for what is left.
     pub fn close(mut self) -> Result<(), CloseError> {
+        self.hold.release()
+    }
+
+    /// As [`Self::close`], for a process that is about to end, and with it what is left of the machine: it does not wait
+    /// until the kernel has freed what that had.
+    ///
+    /// # Errors
+    /// [`CloseError`] for what is left.
+    pub fn leave(mut self) -> Result<(), CloseError> {
+        self.hold.let_go()?;
         self.hold.release()
     }
 

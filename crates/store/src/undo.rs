@@ -152,6 +152,21 @@ impl SandboxStore {
         })
     }
 
+    /// The sandbox's processes have been killed by whoever started them: nobody has to wait for their end any more.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that could not be written down.
+    pub fn settle_processes(&mut self, id: &SandboxId) -> Result<(), StoreError> {
+        self.database.write(|transaction| {
+            for Owed { seq, action } in owed(transaction, id)? {
+                if matches!(action, Action::EndProcess { .. }) {
+                    pop(transaction, id, seq)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// What the sandbox has taken and not given back, the newest first.
     ///
     /// # Errors

@@ -99,7 +99,16 @@ impl Process {
         self.ended().await
     }
 
-    fn send_kill(&self) -> io::Result<()> {
+    /// Kill it, and leave it to the kernel and to whoever collects the orphans of this process, which is about to end: the
+    /// kernel may take a while to free what it had.
+    pub(crate) fn let_go(self) -> io::Result<()> {
+        self.send_kill()?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// Kill it. It need not be gone when this returns.
+    pub(crate) fn send_kill(&self) -> io::Result<()> {
         match pidfd_send_signal(self.fd(), Signal::KILL) {
             // It has ended, which is as good.
             Ok(()) | Err(Errno::SRCH) => Ok(()),

@@ -71,6 +71,23 @@ impl Running {
         self.process.kill().await.map(|end| self.exit(end))
     }
 
+    /// As [`Running::kill`], without waiting until it is gone.
+    ///
+    /// # Errors
+    /// The kernel does not let this process kill its child, which never happens in practice.
+    pub fn condemn(&self) -> io::Result<()> {
+        self.process.send_kill()
+    }
+
+    /// End the machine by force and leave its remains to the kernel. For a process that is about to end, which its children
+    /// do not survive: it does not wait until the kernel has freed what they had.
+    ///
+    /// # Errors
+    /// As for [`Running::condemn`].
+    pub fn let_go(self) -> io::Result<()> {
+        self.process.let_go()
+    }
+
     fn exit(&self, process: ProcessEnd) -> Exit {
         Exit { process, errors: self.errors.finish(), console: self.console.finish() }
     }

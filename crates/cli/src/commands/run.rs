@@ -246,11 +246,12 @@ impl Plan {
                 }
             }
         };
+        timeline.mark("machine ended");
         if announcement.is_some() {
             // Nobody has been told of it.
             sandbox.keep(Keep::Nothing);
         }
-        let closed = sandbox.close().map_err(|error| (ExitStatus::Failure, error));
+        let closed = sandbox.leave().map_err(|error| (ExitStatus::Failure, error));
         timeline.mark("sandbox closed");
         if self.args.timings {
             output::note(timeline.table().trim_end_matches('\n'));
