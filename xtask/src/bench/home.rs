@@ -39,6 +39,9 @@ impl Home {
     /// The home at `path`, with a kernel and [`IMAGE`] in it.
     pub(super) fn furnished(path: &Path, binary: &Path) -> Result<Self> {
         let home = Self::at(path, binary)?;
+        // An earlier measurement may have been interrupted.
+        home.succeed(&["kill", "--all"])?;
+        home.succeed(&["prune"])?;
         home.succeed(&["kernel", "pull"])?;
         if !home.succeed(&["image", "ls"])?.contains(IMAGE) {
             let archive = fs::File::open(images::debian()?)?;

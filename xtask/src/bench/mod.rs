@@ -11,7 +11,6 @@ mod row;
 mod start;
 
 use std::{
-    fmt::Write,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -69,37 +68,26 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let files = runtime.block_on(home.host().prepare())?;
     let (starts, idle) = if args.long { (1000, 100) } else { (120, 10) };
-    let mut rows = Vec::new();
+    let mut report = Report::begin(&files)?;
     // None of a measure means not to make it.
     if args.runs > 0 || args.spares > 0 {
         let floor = Floor::new(root, home.path(), &home.host(), &files, home.image()?)?;
-        if args.runs > 0 {
-            rows.extend(start::restored(&home, &floor, args.runs)?);
-        }
-        if args.spares > 0 {
-            rows.extend(start::adopted(&home, &floor, args.spares)?);
-        }
+        report.add(args.runs, "start", || start::restored(&home, &floor, args.runs));
+        report.add(args.spares, "start with a spare waiting", || start::adopted(&home, &floor, args.spares));
     }
-    if args.colds > 0 {
-        rows.extend(start::cold(&home, &files, &runtime, args.colds)?);
-    }
-    if args.firsts > 0 {
-        rows.push(start::first(&home, args.firsts)?);
-    }
-    if args.execs > 0 {
-        rows.push(many::by_the_program(&home, args.execs)?);
-    }
-    rows.extend(many::in_a_row(&home, args.starts.unwrap_or(starts))?);
-    rows.push(many::at_once(&home, args.at_once)?);
-    rows.extend(many::idle(&home, args.idle.unwrap_or(idle))?);
-    if args.imports > 0 {
-        rows.extend(import::import(&home, args.imports)?);
-    }
-    let report = report(&files, &rows)?;
-    print!("{report}");
+    report.add(args.colds, "cold start", || start::cold(&home, &files, &runtime, args.colds));
+    report.add(args.firsts, "first start", || start::first(&home, args.firsts));
+    report.add(args.execs, "exec", || many::by_the_program(&home, args.execs));
+    let starts = args.starts.unwrap_or(starts);
+    report.add(starts, "starts one after another", || many::in_a_row(&home, starts));
+    report.add(args.at_once, "starts at the same moment", || many::at_once(&home, args.at_once));
+    let idle = args.idle.unwrap_or(idle);
+    report.add(idle, "idle sandboxes", || many::idle(&home, idle));
+    report.add(args.imports, "import", || import::import(&home, args.imports));
     if !args.dry {
-        fs::write(root.join("docs/benchmarks.md"), report).context("write docs/benchmarks.md")?;
+        fs::write(root.join("docs/benchmarks.md"), &report.text).context("write docs/benchmarks.md")?;
     }
+    ensure!(report.failed.is_empty(), "not measured: {}", report.failed.join(", "));
     Ok(())
 }
 
@@ -114,16 +102,42 @@ fn build(root: &Path) -> Result<PathBuf> {
     Ok(root.join("target/release/matchlock"))
 }
 
-fn report(files: &GuestFiles, rows: &[Row]) -> Result<String> {
-    let mut text = String::from(
-        "# Benchmarks\n\nWritten by `cargo xtask bench`. Compare the ratios; the times are one machine's.\n\n",
-    );
-    writeln!(text, "Machine: {}\n", machine(files)?)?;
-    text.push_str("| what | goal | measured |\n|---|---|---|\n");
-    for Row { what, goal, measured } in rows {
-        writeln!(text, "| {what} | {goal} | {measured} |")?;
+/// The document, printed as it grows.
+struct Report {
+    text: String,
+    /// What could not be measured.
+    failed: Vec<&'static str>,
+}
+
+impl Report {
+    fn begin(files: &GuestFiles) -> Result<Self> {
+        let mut report = Self { text: String::new(), failed: Vec::new() };
+        report
+            .line("# Benchmarks\n\nWritten by `cargo xtask bench`. Compare the ratios; the times are one machine's.\n");
+        report.line(&format!("Machine: {}\n", machine(files)?));
+        report.line("| what | goal | measured |\n|---|---|---|");
+        Ok(report)
     }
-    Ok(text)
+
+    /// Make a measure of `samples` samples. One that fails is said in a line of its own, and the others go on.
+    fn add(&mut self, samples: usize, what: &'static str, measure: impl FnOnce() -> Result<Vec<Row>>) {
+        if samples == 0 {
+            return;
+        }
+        let rows = measure().unwrap_or_else(|error| {
+            self.failed.push(what);
+            vec![Row::absent(what, "", &format!("{error:#}").replace('\n', " "))]
+        });
+        for Row { what, goal, measured } in rows {
+            self.line(&format!("| {what} | {goal} | {measured} |"));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        println!("{line}");
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
 }
 
 /// Of a kernel's release, what says nothing about whose machine it runs on.

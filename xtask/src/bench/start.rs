@@ -54,6 +54,8 @@ pub(super) fn adopted(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Row
             rows.push(Row::absent(what, &format!("≤ {most}×"), "this program has no `warm`"));
             continue;
         }
+        // An interrupted measurement may have left one, which has nothing to say otherwise.
+        let _ = home.succeed(&["warm", "--stop"]);
         let (mut bare, mut whole) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             bare.push(floor.run()?);
@@ -132,7 +134,7 @@ impl Bare {
 
 /// The very first `run` of an image, pulled from a registry on loopback into a home with nothing but a kernel: a guest is
 /// saved on the way. Against the same that boots instead.
-pub(super) fn first(home: &Home, runs: usize) -> Result<Row> {
+pub(super) fn first(home: &Home, runs: usize) -> Result<Vec<Row>> {
     let registry = LoopbackRegistry::start(Options::default())?;
     let reference = registry.reference("debian");
     let mut push = tool("skopeo", "skopeo")?;
@@ -156,5 +158,5 @@ pub(super) fn first(home: &Home, runs: usize) -> Result<Row> {
     let details = format!("{}; cold {}; {runs} runs each", shown(&restored), shown(&cold));
     let what = "the first ever `run` of an image: pull, conversion, a guest saved and continued, against pull, conversion \
                 and a boot (`--cold`), each in an empty home that has a kernel";
-    Ok(Row::at_most(what, 1.15, ratio(50, &restored, &cold), &details))
+    Ok(vec![Row::at_most(what, 1.15, ratio(50, &restored, &cold), &details)])
 }
