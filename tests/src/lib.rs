@@ -1,6 +1,7 @@
 //! What the stories in `tests/tests` share. Each is a session with the real program and real virtual machines; the
 //! names of the tests say what a user relies on.
 
+pub mod templates;
 mod watch;
 
 use anyhow::{Result, ensure};
