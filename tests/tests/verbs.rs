@@ -220,9 +220,10 @@ fn verbs_that_need_no_sandbox() -> Result<()> {
     ensure!(version.starts_with(says(&home, &["--version"])?.trim_end()));
     let help = says(&home, &["help"])?;
     ensure!(help == says(&home, &["--help"])? && help == says(&home, &["-h"])?);
-    for verb in
-        ["run", "exec", "list", "get", "inspect", "log", "kill", "rm", "prune", "gc", "pull", "image", "version"]
-    {
+    for verb in [
+        "run", "exec", "list", "get", "inspect", "log", "kill", "rm", "prune", "gc", "pull", "image", "template",
+        "version",
+    ] {
         ensure!(help.contains(&format!("\n  {verb} ")), "{verb}");
         ensure!(says(&home, &["help", verb])? == says(&home, &[verb, "--help"])?);
     }
