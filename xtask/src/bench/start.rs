@@ -28,7 +28,7 @@ pub(super) fn restored(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Ro
     let (mut bare, mut whole) = (Vec::new(), Vec::new());
     // The first of each warms caches, or saves a guest.
     floor.run()?;
-    home.time(&TRUE)?;
+    home.warm_up()?;
     for _ in 0..runs {
         bare.push(floor.run()?);
         whole.push(home.time(&TRUE)?);
@@ -77,9 +77,8 @@ pub(super) fn cold(home: &Home, files: &GuestFiles, runtime: &Runtime, runs: usi
     let bare = Bare::new(&home.host(), files, home.image()?)?;
     let (mut boots, mut colds, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     runtime.block_on(bare.answers())?;
-    for arguments in [&COLD_TRUE[..], &TRUE] {
-        home.time(arguments)?;
-    }
+    home.time(&COLD_TRUE)?;
+    home.warm_up()?;
     for _ in 0..runs {
         boots.push(runtime.block_on(bare.answers())?);
         colds.push(home.time(&COLD_TRUE)?);

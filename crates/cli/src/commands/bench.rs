@@ -68,7 +68,8 @@ pub(crate) async fn bench(verb: Verb, environment: &Environment) -> Result<ExitS
     image::resolve(&image, false, environment).await?;
     let command = if args.command.is_empty() { vec!["true".into()] } else { args.command };
     let signals = Signals::take().map_err(CliError::io("take signals"))?;
-    let mut bench = Bench { image, command, runs: args.runs, environment, signals, idle: Vec::new() };
+    let mut bench =
+        Bench { image, command, runs: args.runs, environment, signals, interrupted: None, idle: Vec::new() };
     let measured = bench.measure().await;
     let ended = bench.end_idle().await;
     let measured = measured?;
@@ -92,6 +93,7 @@ struct Bench<'a> {
     runs: u32,
     environment: &'a Environment,
     signals: Signals,
+    interrupted: Option<u8>,
     /// Sandboxes that run, to be ended.
     idle: Vec<String>,
 }
@@ -129,21 +131,28 @@ impl Bench<'_> {
 
     /// Run this program; an error if it fails, or if a signal has asked to end, which it is told, too.
     async fn program(&mut self, arguments: &[OsString]) -> Result<Output, CliError> {
+        if let Some(number) = self.interrupted {
+            return Err(interrupted(number));
+        }
         let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
         let child = start(arguments).map_err(CliError::io(&verb))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let ended = child.wait_with_output();
         tokio::pin!(ended);
         tokio::select! {
-            output = &mut ended => checked(&verb, output.map_err(CliError::io(&verb))?),
+            // First, because a terminal's signal is for the program as well, which may have ended of it already.
+            biased;
             number = self.signals.next() => {
                 if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(i32::from(number))) {
                     // It may have ended meanwhile.
                     let _ = kill_process(pid, signal);
                 }
-                ended.await.map_err(CliError::io(&verb))?;
-                Err(CliError::with_status(ExitStatus::Interrupted(number), "bench: interrupted"))
+                self.interrupted = Some(number);
+                let output = ended.await.map_err(CliError::io(&verb))?;
+                // What it has done nevertheless, such as leave a sandbox running, is to be known.
+                if output.status.success() { Ok(output) } else { Err(interrupted(number)) }
             }
+            output = &mut ended => checked(&verb, output.map_err(CliError::io(&verb))?),
         }
     }
 
@@ -186,18 +195,23 @@ impl Measured {
         let row = |what: &str, value: &dyn Fn(usize) -> String| {
             [what.to_owned()].into_iter().chain(PERCENTILES.map(value)).collect()
         };
-        let time = |samples: &Samples<Duration>, percent| format!("{} ms", milliseconds(samples.percentile(percent)));
+        let time =
+            |samples: &Samples<Duration>, percent| format!("{:.1} ms", milliseconds(samples.percentile(percent)));
         output::table(
             &["WHAT", "P50", "P90", "P99"],
             &[
                 row("start a sandbox, run a command, exit", &|percent| time(&self.start, percent)),
                 row("exec in a running sandbox", &|percent| time(&self.exec, percent)),
                 row("memory of an idle sandbox", &|percent| {
-                    format!("{} MiB", mebibytes(self.memory.percentile(percent)))
+                    format!("{:.1} MiB", mebibytes(self.memory.percentile(percent)))
                 }),
             ],
         )
     }
+}
+
+fn interrupted(number: u8) -> CliError {
+    CliError::with_status(ExitStatus::Interrupted(number), "bench: interrupted")
 }
 
 /// This program with these arguments, and no input.
