@@ -135,6 +135,33 @@ fn a_damaged_kernel_is_replaced_and_a_deleted_one_fetched_again() -> Result<()> 
 }
 
 #[test]
+fn tidying_up_keeps_what_a_kernel_of_ones_own_needs() -> Result<()> {
+    let home = with_own_kernel()?;
+    // Other stories share theirs.
+    fs::remove_file(home.cache().initramfs())?;
+    let mine = home.path().join("mine");
+    ensure!(tool("cp", "coreutils")?.arg("-a").args([&kernel_of(&home)?, &mine]).status()?.success());
+    let module = fs::read_dir(mine.join("modules"))?.flatten().map(|entry| entry.path());
+    let module = module.filter(|path| path.extension().is_some_and(|kind| kind == "ko")).min().context("a module")?;
+    // Another module makes another initial file system.
+    fs::File::options().append(true).open(module)?.write_all(&[0])?;
+    let kernel = mine.join("kernel");
+    let with_mine = |verbs: &[&str]| home.matchlock(verbs).env("MATCHLOCK_KERNEL", &kernel).run()?.success();
+    let files = || -> Result<usize> {
+        let entries = fs::read_dir(home.cache().initramfs())?.flatten().map(|entry| entry.path());
+        Ok(entries.filter(|path| path.extension().is_some_and(|kind| kind == "cpio")).count())
+    };
+    home.matchlock(["kernel", "pull"]).run()?.success()?;
+    with_mine(&["kernel", "pull"])?;
+    ensure!(files()? == 2);
+    with_mine(&["prune"])?;
+    ensure!(files()? == 2, "one that is used was removed");
+    home.matchlock(["prune"]).run()?.success()?;
+    ensure!(files()? == 1 && kernel.exists() && kernel_of(&home).is_ok());
+    Ok(())
+}
+
+#[test]
 fn no_kernel_to_be_had() -> Result<()> {
     let home = busybox()?;
     fs::remove_file(home.cache().kernels())?;

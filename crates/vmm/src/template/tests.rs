@@ -27,8 +27,8 @@ impl Place {
         Self { templates: Templates::new(dir.path().join("templates")), dir }
     }
 
-    fn recipe(&self, version: &str) -> Recipe {
-        let machine = Machine {
+    fn machine(&self) -> Machine {
+        Machine {
             vcpus: 1,
             memory_mb: 4,
             kernel: self.dir.path().join("kernel"),
@@ -36,9 +36,12 @@ impl Place {
             cmdline: Vec::new(),
             disks: Vec::new(),
             console_log: None,
-        };
+        }
+    }
+
+    fn recipe(&self, version: &str) -> Recipe {
         let vmm = self.dir.path().join("vmm");
-        Recipe::new(&machine, Accelerator::Tcg, (&vmm, version), &[], "parked".to_owned(), None).unwrap()
+        Recipe::new(&self.machine(), Accelerator::Tcg, (&vmm, version), &[], "parked".to_owned(), None).unwrap()
     }
 
     /// Make the template of this version of the VMM; its folder.
@@ -167,6 +170,20 @@ fn another_vmm_kernel_or_clock_is_another_template() {
         assert_eq!(place.sweep(LONG), 1, "{name}");
         assert_eq!(place.names(), [""; 0]);
     }
+}
+
+#[test]
+fn another_processor_is_another_template_where_the_guest_sees_it() {
+    let place = Place::new();
+    let recipe = |flags: Option<&str>| {
+        let machine = place.machine();
+        let vmm = place.dir.path().join("vmm");
+        let flags = flags.map(str::to_owned);
+        Recipe::new(&machine, Accelerator::Kvm, (&vmm, "7.2"), &[], "parked".to_owned(), flags).unwrap().key()
+    };
+    let keys = [recipe(None), recipe(Some("sse avx")), recipe(Some("sse"))];
+    assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
+    assert_eq!(recipe(Some("sse")), keys[2]);
 }
 
 #[test]
