@@ -14,6 +14,7 @@
 //! found before it is used, because the files are read in full once in every boot.
 
 mod contents;
+mod listed;
 mod recipe;
 
 use std::{
@@ -28,8 +29,11 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use thiserror::Error;
 
-pub use self::recipe::{Recipe, Sources};
 use self::{contents::Contents, recipe::Kept};
+pub use self::{
+    listed::Listed,
+    recipe::{Recipe, Sources},
+};
 use crate::{
     cache::{Folder, read_bounded},
     tsc,
@@ -78,32 +82,6 @@ pub struct Unfinished {
     folder: Folder,
     staged: TempDir,
     recipe: Recipe,
-}
-
-/// What is known about one template, for people.
-#[derive(Debug)]
-pub struct Listed {
-    /// Its folder's name.
-    pub key: String,
-    /// What it was made from; `None` if that cannot be read.
-    pub recipe: Option<Recipe>,
-    /// Bytes that it takes up on the disk.
-    pub size: u64,
-    /// When it was last restored, or else made.
-    pub used: SystemTime,
-}
-
-impl Listed {
-    /// Is it known to be made from one of these?
-    #[must_use]
-    pub fn is_current(&self, sources: &[Sources]) -> bool {
-        self.recipe.as_ref().is_some_and(|recipe| sources.iter().any(|sources| recipe.is_made_from(sources)))
-    }
-
-    /// For how long it was not used. A use in the future is the host's clock, which was set back: that is no time at all.
-    fn idle(&self) -> Duration {
-        self.used.elapsed().unwrap_or_default()
-    }
 }
 
 /// `checked.json`.
@@ -190,7 +168,7 @@ impl Templates {
             let entry = entry?;
             let key = entry.file_name().to_string_lossy().into_owned();
             if recipe::is_key(&key) {
-                all.push(listed(&entry.path(), key));
+                all.push(Listed::new(&entry.path(), key));
             }
         }
         all.sort_by(|one, other| one.key.cmp(&other.key));
@@ -315,15 +293,6 @@ impl Identity {
         let content = nanoseconds(meta.mtime(), meta.mtime_nsec());
         Ok(Self(meta.len(), meta.ino(), content, nanoseconds(meta.ctime(), meta.ctime_nsec())))
     }
-}
-
-fn listed(dir: &Path, key: String) -> Listed {
-    let recipe = read_bounded(&dir.join(RECIPE), MAX_JSON).ok();
-    let recipe = recipe.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()).map(|kept| kept.recipe);
-    let entries = || fs::read_dir(dir).into_iter().flatten().flatten();
-    let size = entries().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum();
-    let used = fs::metadata(dir.join(RECIPE)).and_then(|meta| meta.modified());
-    Listed { key, recipe, size, used: used.unwrap_or(SystemTime::UNIX_EPOCH) }
 }
 
 #[cfg(test)]
