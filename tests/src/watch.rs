@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     os::fd::OwnedFd,
     path::PathBuf,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -119,4 +121,31 @@ pub fn logged(home: &Home) -> String {
 pub fn query(home: &Home, sql: &str) -> Result<String> {
     let mut sqlite3 = tool("sqlite3", "sqlite3")?;
     Ok(run(sqlite3.arg("-cmd").arg(".timeout 10000").arg(home.state().database()).arg(sql))?.trim_end().to_owned())
+}
+
+/// Keeps everybody else from writing to the database of sandboxes, until it is dropped.
+#[derive(Debug)]
+pub struct Lock(std::process::Child);
+
+/// Take that lock.
+///
+/// # Errors
+/// It cannot be had within ten seconds.
+pub fn hold_database(home: &Home) -> Result<Lock> {
+    let mut sqlite3 = tool("sqlite3", "sqlite3")?;
+    sqlite3.args(["-cmd", ".timeout 10000"]).arg(home.state().database());
+    let mut lock = Lock(sqlite3.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    lock.0.stdin.as_mut().context("its input")?.write_all(b"BEGIN IMMEDIATE;\nSELECT 'held';\n")?;
+    let mut said = [0; 5];
+    lock.0.stdout.as_mut().context("its output")?.read_exact(&mut said)?;
+    ensure!(said == *b"held\n", "sqlite3 said {said:?}");
+    Ok(lock)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // One that has ended holds nothing any more.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

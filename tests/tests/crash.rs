@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
 use matchlock_testkit::{Home, Output, Running, images};
-use matchlock_tests::{BUSYBOX, DEBIAN, Process, busybox, logged, machine_of, query, sandbox_folder, until};
+use matchlock_tests::{
+    BUSYBOX, DEBIAN, Process, busybox, hold_database, logged, machine_of, query, sandbox_folder, until,
+};
 use rustix::process::Signal;
 
 /// A command that says that it runs, and goes on.
@@ -138,11 +140,18 @@ fn killed_right_after_it_was_asked_to_end() -> Result<()> {
 
 #[test]
 fn killed_while_it_cleans_up() -> Result<()> {
-    killed(&["--rm=false"], |home, run| {
-        wait_for_file(home, run, "exec.sock")?;
-        run.signal(Signal::TERM)?;
-        until(run, "the end of exec.sock", || (!sandbox_folder(home)?.join("exec.sock").exists()).then_some(()))
-    })
+    let home = busybox()?;
+    let run = start(&home, &["--rm=false"])?;
+    wait_for_command(&home, &run)?;
+    let machine = wait_for_machine(&home, &run)?;
+    // It has a lot of time for a clean-up that cannot write.
+    let lock = hold_database(&home)?;
+    run.signal(Signal::TERM)?;
+    machine.ends()?;
+    run.signal(Signal::KILL)?;
+    ensure!(run.wait()?.code() == 128 + 9);
+    drop(lock);
+    everything_can_be_cleaned(&home)
 }
 
 #[test]

@@ -157,7 +157,9 @@ fn all_at_once() -> Result<()> {
     let machine = machine_of(supervisor_of(&home, kept.id())?).context("a virtual machine")?;
     let reconciled = says(&home, &["gc", "--force-running"])?;
     ensure!(reconciled.ends_with("Reconciled 1 VMs\n") && machine.has_ended()?, "{reconciled}");
-    ensure!(says(&home, &["prune"])? == format!("Pruned {}\nPruned 1 VMs\n", kept.id()));
+    // Tests share templates, and so one may tidy up after another.
+    let pruned = says(&home, &["prune"])?;
+    ensure!(pruned.starts_with(&format!("Pruned {}\nPruned 1 VMs\n", kept.id())), "{pruned}");
     home.assert_nothing_left()
 }
 

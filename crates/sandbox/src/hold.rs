@@ -73,15 +73,19 @@ impl Hold {
         self.record(phase, one_line(error));
     }
 
-    /// Kill the machine without waiting until it is gone, where it has nothing in its hands that anybody else uses.
-    pub(crate) fn let_go(&mut self) -> Result<(), StoreError> {
-        if self.disks.paths().is_empty()
-            && let Some(machine) = self.machine.take()
-            && machine.let_go().is_ok()
-        {
-            self.store.settle_processes(&self.id)?;
+    /// As [`Self::release`], without waiting until the machine is gone where it has nothing in its hands that anybody else
+    /// uses.
+    pub(crate) fn leave(&mut self) -> Result<(), CloseError> {
+        let Some(machine) = self.machine.take_if(|_| self.disks.paths().is_empty()) else { return self.release() };
+        let given_back = machine.condemn().is_ok() && self.store.settle_processes(&self.id).is_ok();
+        if given_back && self.release().is_ok() {
+            // Condemned it is in any case.
+            let _ = machine.let_go();
+            return Ok(());
         }
-        Ok(())
+        // What it has may be what fills the disk.
+        drop(machine);
+        self.release()
     }
 
     /// End the machine and give everything back.

@@ -149,8 +149,7 @@ impl Sandbox {
     /// # Errors
     /// [`CloseError`] for what is left.
     pub fn leave(mut self) -> Result<(), CloseError> {
-        self.hold.let_go()?;
-        self.hold.release()
+        self.hold.leave()
     }
 
     /// The guest says that its disks are clean, and ends its machine. Neither is enough alone: a machine whose kernel

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::{
     fs::{Access, AtFlags, CWD, FileType, Mode},
     io::Errno,
@@ -168,8 +168,6 @@ fn connect(path: &Path) -> Result<Connection, Abort> {
     connection.busy_timeout(BUSY_DEADLINE)?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // Otherwise the last one to leave would wait for the storage, and nearly every command is the last one.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 
