@@ -1,6 +1,6 @@
 //! Running the distribution's programs.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,12 +9,14 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// It is not installed; the message says how to install it.
 pub fn tool(program: &str, package: &str) -> Result<Command> {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-    if !found {
-        bail!("{program} is not installed; run: apt-get install {package}");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Ordinary users often lack the folders for administrators' programs in their `PATH`.
+    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let found = std::env::split_paths(&path).chain(usual).map(|dir| dir.join(program)).find(|file| file.is_file());
+    match found {
+        Some(file) => Ok(Command::new(file)),
+        None => bail!("{program} is not installed; run: apt-get install {package}"),
     }
-    Ok(Command::new(program))
 }
 
 /// Run `command` to its end and return what it printed.
