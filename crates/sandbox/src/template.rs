@@ -1,6 +1,6 @@
 //! The template that a sandbox continues: found, or made now on files that stand in for its disks.
 //!
-//! Called by `launch` and before the first one by whoever pulls an image. Invariant: nothing of a user is near a guest that
+//! Called by `prepared`, for a start and by whoever pulls an image. Invariant: nothing of a user is near a guest that
 //! is saved. Its image holds this program's own guest binary and nothing else, its other disks are empty.
 
 use std::{
