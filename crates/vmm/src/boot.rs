@@ -303,7 +303,7 @@ mod tests {
             let (errors, guest_errors) = io::pipe()?;
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::null()).stdout(OwnedFd::from(guest)).stderr(guest_errors);
-            let process = Process::start(command).await?;
+            let process = Process::start(command, Vec::new()).await?;
             let console = Tail::of("console", File::open("/dev/null")?, None)?;
             let running = Running::new(process, console, Tail::of("errors", errors, None)?);
             Ok(Started { running, control, monitor: None })

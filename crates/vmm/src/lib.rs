@@ -15,6 +15,7 @@ mod boot;
 mod cache;
 mod command;
 pub mod initramfs;
+pub mod keeper;
 pub mod kernel;
 mod kvm_failure;
 mod machine;
@@ -32,6 +33,7 @@ use std::{fs::File, future::Future, io, os::unix::net::UnixStream};
 pub use self::{
     accel::{Accelerator, Fallback, Policy, kvm},
     boot::{BootError, Booted, Deadlines, LAST_WORDS, boot},
+    keeper::{KEEPER_VERB, keep},
     machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
     restore::{RestoreError, SaveError, restore, save},

@@ -24,6 +24,9 @@ pub(super) const FIRST_DISK_FD: i32 = 7;
 /// Linux 6.1: its interrupt never arrives), the control link takes one, and one is kept for a network interface.
 pub const MAX_DISKS: usize = 21;
 
+/// All their numbers are below this.
+pub(crate) const DESCRIPTORS: usize = FIRST_DISK_FD.cast_unsigned() as usize + MAX_DISKS;
+
 /// No system call that a running machine has no use for.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 

@@ -16,14 +16,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use command_fds::{CommandFdExt, FdMapping};
 use thiserror::Error;
 
-pub(crate) use self::qmp::Qmp;
+pub(crate) use self::{args::DESCRIPTORS, qmp::Qmp};
 pub use self::{args::MAX_DISKS, probe::Board, qmp::QmpError};
 use crate::{
     Origin, Running, Started, Vmm,
     accel::{self, Accelerator, Fallback},
+    keeper::KEEPER_VERB,
     kernel::Transport,
     kvm_failure,
     machine::{Disk, Machine},
@@ -63,6 +63,7 @@ pub struct Qemu {
     facts: probe::Facts,
     tsc_khz: Option<u64>,
     host_cache: PathBuf,
+    keeper: Option<PathBuf>,
 }
 
 impl Qemu {
@@ -74,7 +75,7 @@ impl Qemu {
     pub fn find(host_cache: &Path) -> Result<Self, QemuError> {
         let binary = probe::binary()?;
         let facts = probe::facts(&binary, host_cache)?;
-        Ok(Self { binary, facts, tsc_khz: tsc::khz(host_cache), host_cache: host_cache.to_owned() })
+        Ok(Self { binary, facts, tsc_khz: tsc::khz(host_cache), host_cache: host_cache.to_owned(), keeper: None })
     }
 
     /// Its version, for people.
@@ -99,6 +100,12 @@ impl Qemu {
 
     const fn host(&self, accelerator: Accelerator, memory: args::Memory) -> args::Host {
         args::Host { board: self.facts.board, accelerator, tsc_khz: self.tsc_khz, memory }
+    }
+
+    /// Start machines that can change hands from now on, each through the program `keeper` (see [`crate::keeper`]).
+    #[must_use]
+    pub fn kept_by(self, keeper: PathBuf) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     /// Start processes of this machine type instead of the one found best.
@@ -165,16 +172,21 @@ impl Vmm for Qemu {
         for (disk, number) in machine.disks.iter().zip(args::FIRST_DISK_FD..) {
             descriptors.push((open_disk(disk)?.into(), number));
         }
-        let mappings = descriptors.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(self.keeper.as_ref().unwrap_or(&self.binary));
+        if self.keeper.is_some() {
+            command.arg(KEEPER_VERB).arg(&self.binary);
+        }
         command.args(args::arguments(machine, self.host(accelerator, memory)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
         // The user's environment may hold secrets, and the user's folder may want to be unmounted.
         command.env_clear().current_dir("/");
-        command.fd_mappings(mappings.collect()).map_err(|e| failed(io::Error::other(e)))?;
 
         // The command, and with it our copies of QEMU's ends, is gone when this returns: a link ends when QEMU does.
-        let process = Process::start(command).await.map_err(failed)?;
+        let process = match &self.keeper {
+            None => Process::start(command, descriptors).await,
+            Some(_) => Process::start_kept(command, descriptors).await,
+        };
+        let process = process.map_err(failed)?;
         let pid = process.pid();
         tracing::debug!(pid, ?accelerator, ?memory, "qemu started");
         let console = Tail::of("vm-console", console, machine.console_log.clone()).map_err(failed)?;
