@@ -54,7 +54,7 @@ pub(crate) fn boot() -> Result<Agent, OsError> {
     mounts::shield()?;
     let port = open_port(&uevents).doing(|| format!("open the port {PORT_NAME}"))?;
     let link = Link::new(port).doing(|| "watch the port to the host".to_owned())?;
-    Agent::new(link, Names::prepare()?)
+    Agent::new(link, Names::prepare("")?)
 }
 
 /// Load `/modules/*.ko` in the order of their names and drop the files: they are memory.

@@ -49,10 +49,10 @@ impl Names {
         Self { files: Vec::new(), machine_id: None }
     }
 
-    /// Make the files.
-    pub(crate) fn prepare() -> Result<Self, OsError> {
+    /// Make the files, under names that begin with `prefix`: what a rehearsal writes is not to be seen in a sandbox.
+    pub(crate) fn prepare(prefix: &str) -> Result<Self, OsError> {
         let prepare = |path: &str| -> Result<Prepared, Errno> {
-            let here = format!("/{}", path.rsplit('/').next().unwrap_or_default());
+            let here = format!("/{prefix}{}", path.rsplit('/').next().unwrap_or_default());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
             let file = open(&here, flags, Mode::from_raw_mode(READABLE))?;
             let mount = open_tree(CWD, &here, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;

@@ -62,7 +62,7 @@ fn perform(disks: &RootDisks) -> Result<(), String> {
     let start = Start { hostname: "parked".to_owned(), root: disks.clone(), ..Start::default() };
     let watch = &mut Stopwatch::new();
     let mut enter = || {
-        let names = Names::prepare()?;
+        let names = Names::prepare("rehearsed-")?;
         let _upper = root::assemble(disks, Layer::Rehearsal, watch)?;
         root::enter(watch)?;
         names.assume(&start)
