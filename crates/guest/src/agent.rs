@@ -62,11 +62,11 @@ pub(crate) struct Agent {
 
 /// How far the VM is.
 enum Stage {
-    /// No `Start` yet: the guest may be saved as a template. Holds what was done for one.
+    /// No `Start` yet: the guest may be saved as a template, or wait for its sandbox. Holds what was done before.
     Parked(Option<start::Parked>),
     /// A sandbox; holds what to make read-only at the end.
     Started(Vec<OwnedFd>),
-    /// `Start` failed half-way. Only `PowerOff` makes sense.
+    /// A `Park`, `Warm` or `Start` failed half-way. Only `PowerOff` makes sense.
     Broken,
     /// On the way down.
     PoweringOff(PowerOff),
@@ -263,6 +263,7 @@ impl Agent {
             Request::Start(start) => self.start(id, &start),
             Request::Exec(exec) => self.exec(id, &exec),
             Request::Park(park) => self.park(&park),
+            Request::Warm(warm) => self.warm(&warm),
             Request::PowerOff { grace_ms } => self.power_off(id, grace_ms),
         };
         let note = match answer {
@@ -281,8 +282,14 @@ impl Agent {
         let Stage::Parked(parked) = &mut self.stage else {
             return Err(internal("the sandbox has been started before"));
         };
+        if !(self.sessions.is_empty() && self.endings.is_empty()) {
+            return Err(internal("a command from before the start still runs"));
+        }
         let parked = parked.take();
         self.stage = Stage::Broken;
+        if parked.as_ref().is_some_and(start::Parked::is_warm) && !self.reaper.clear() {
+            return Err(internal("this agent is not the machine's first process"));
+        }
         let mut watch = Stopwatch::new();
         let disks = start::start(request, parked, &self.names, &mut self.spawner, &mut watch)
             .map_err(|error| Failure { kind: FailureKind::Internal, message: error.to_string() })?;
@@ -303,9 +310,20 @@ impl Agent {
         Ok(Some(Note::Done))
     }
 
+    fn warm(&mut self, request: &matchlock_wire::Warm) -> Answer {
+        let cold = |parked: &mut start::Parked| !parked.is_warm();
+        let parked = if let Stage::Parked(parked) = &mut self.stage { parked.take_if(cold) } else { None };
+        let parked = parked.ok_or_else(|| internal("only a guest that is parked gets warm, and once"))?;
+        self.stage = Stage::Broken;
+        let warm = start::warm(parked, request).map_err(|error| internal(&error.to_string()))?;
+        self.stage = Stage::Parked(Some(warm));
+        Ok(Some(Note::Done))
+    }
+
     fn exec(&mut self, id: SessionId, request: &matchlock_wire::Exec) -> Answer {
         match self.stage {
             Stage::Started(_) => {}
+            Stage::Parked(Some(ref parked)) if parked.is_warm() => {}
             Stage::Parked(_) | Stage::Broken => return Err(internal("the sandbox has not been started")),
             Stage::PoweringOff(_) => return Err(internal("the sandbox is ending")),
         }

@@ -3,9 +3,10 @@
 //! ```text
 //! boot     mount what no sandbox changes, load modules, find the port          (before the guest may be parked)
 //! agent    the loop: one poll over the port, SIGCHLD and the sessions' descriptors
-//! rehearse everything below once, for a guest that is to be saved            (request `Park`)
+//! rehearse everything below once, mount the root, confine commands             (request `Park`: it is to be saved)
+//! warm     enter the root, or rehearse again and leave nothing mounted         (request `Warm`: its sandbox comes later)
 //! start    become one sandbox: entropy, clock, disks, root, names, confinement (request `Start`, once)
-//! exec     prepare a program, spawn it; session pumps its bytes                (request `Exec`)
+//! exec     prepare a program, spawn it; session pumps its bytes                (request `Exec`, when warm or started)
 //! power    end everything, leave clean disks, power off                        (request `PowerOff`)
 //! ```
 //!

@@ -82,7 +82,7 @@ impl PowerOff {
 }
 
 /// Send `signal` to every process but this one. False if this process is not PID 1.
-fn signal_everybody(signal: Signal) -> bool {
+pub(crate) fn signal_everybody(signal: Signal) -> bool {
     if getpid() != Pid::INIT {
         return false;
     }

@@ -14,8 +14,10 @@ use std::{
 use matchlock_wire::ExitKind;
 use rustix::{
     io::{Errno, read},
-    process::{Pid, WaitOptions, WaitStatus, wait},
+    process::{Pid, Signal, WaitOptions, WaitStatus, wait},
 };
+
+use crate::power::signal_everybody;
 
 /// The dead taken in one round, so that a fork bomb cannot keep the agent from its other work.
 const MAX_PER_ROUND: usize = 256;
@@ -78,6 +80,17 @@ impl Reaper {
             }
         }
         Round { dead, left: Left::PerhapsDead }
+    }
+
+    /// Kill whoever is left, and return when all are collected. False if this process is not PID 1.
+    pub(crate) fn clear(&self) -> bool {
+        if self.round().left == Left::Nobody {
+            return true;
+        }
+        let killed = signal_everybody(Signal::KILL);
+        // What is killed vanishes soon. Should the kernel hold somebody, the host has a deadline.
+        while killed && wait(WaitOptions::empty()).is_ok() {}
+        killed
     }
 }
 

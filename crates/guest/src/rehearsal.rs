@@ -2,8 +2,9 @@
 //! need, so that each restored guest finds the kernel's caches made and its branches patched; and it mounts its root, for a
 //! restored guest finds another image in the same place.
 //!
-//! Called for the request `Park`. Invariant: of the image that is on the disk now nothing stays in memory but what every
-//! image has in the same place: superblock and root folder. No name of it is looked up by a process that lives on.
+//! Called for the request `Park`, and once more for a `Warm` that comes before the sandbox's image. Invariant: of the image
+//! that is on the disk now nothing stays in memory, no name, no file, no block, but where it stays mounted what every image
+//! has in the same place: superblock and root folder. No name of it is looked up by a process that lives on.
 
 #![expect(unsafe_code, reason = "a process of its own takes a fork")]
 
@@ -34,8 +35,16 @@ pub(crate) fn park(disks: &RootDisks) -> Result<OwnedFd, OsError> {
     let upper = root::assemble(disks, Layer::Own, &mut Stopwatch::new())?;
     root::discard_rehearsal()?;
     rustix::fs::sync();
-    root::forget_blocks(disks)?;
+    root::forget_blocks(disks.lower)?;
     Ok(upper)
+}
+
+/// Do it with a root that is mounted, and leave nothing mounted of these disks.
+pub(crate) fn again(disks: &RootDisks) -> Result<(), OsError> {
+    root::disassemble()?;
+    rehearse(disks)?;
+    root::tidy_layer(disks)?;
+    [disks.lower, disks.upper].into_iter().try_for_each(root::forget_blocks)
 }
 
 /// In a process with mounts of its own; when that has ended, nothing of it is left.

@@ -10,7 +10,7 @@ use matchlock_wire::{DiskMount, RootDisks};
 use rustix::{
     fs::{CWD, Mode, OFlags, mkdirat, open},
     io::Errno,
-    mount::{FsPickFlags, MountFlags, fspick, mount, mount_move},
+    mount::{FsPickFlags, MountFlags, UnmountFlags, fspick, mount, mount_move, unmount},
     process::{chdir, chroot},
 };
 
@@ -54,6 +54,10 @@ pub(crate) enum Layer {
 
 const REHEARSAL: &str = "/upper/rehearsal";
 
+/// Where an overlay notes that it was `volatile`, so that nobody takes what a crash has left for whole (Linux,
+/// overlayfs.rst, "Volatile mount"). It refuses to be mounted again.
+const VOLATILE_MARK: &str = "/upper/work/work/incompat";
+
 /// Folders that programs take for granted, should the image lack them.
 const EXPECTED: [(&str, u32); 2] = [("/tmp", 0o1777), ("/run", 0o755)];
 
@@ -80,19 +84,39 @@ pub(crate) fn assemble(disks: &RootDisks, layer: Layer, watch: &mut Stopwatch) -
     Ok(upper)
 }
 
-/// Remove what a rehearsal has left on the writable disk.
-pub(crate) fn discard_rehearsal() -> Result<(), OsError> {
-    let removed = std::fs::remove_dir_all(REHEARSAL);
-    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    removed.map_err(errno).doing(|| format!("remove {REHEARSAL}"))
+/// Undo [`assemble`], as long as nobody has entered.
+pub(crate) fn disassemble() -> Result<(), OsError> {
+    // Not lazily: when this returns, the file systems and all that the kernel kept of them are gone.
+    [MERGED, UPPER, LOWER]
+        .into_iter()
+        .try_for_each(|path| unmount(path, UnmountFlags::empty()).doing(|| format!("unmount {path}")))
 }
 
-/// Forget every block of the image that was read so far: another one takes its place while it stays mounted.
+/// Have the writable disk, which is not mounted, as it was before a root was assembled and rehearsed with it.
+pub(crate) fn tidy_layer(disks: &RootDisks) -> Result<(), OsError> {
+    mount_disk(disks.upper, UPPER, c"ext4", MountFlags::empty(), UPPER_OPTIONS)?;
+    discard_rehearsal()?;
+    remove(VOLATILE_MARK)?;
+    unmount(UPPER, UnmountFlags::empty()).doing(|| format!("unmount {UPPER}"))
+}
+
+/// Remove what a rehearsal has left on the writable disk.
+pub(crate) fn discard_rehearsal() -> Result<(), OsError> {
+    remove(REHEARSAL)
+}
+
+fn remove(folder: &str) -> Result<(), OsError> {
+    let removed = std::fs::remove_dir_all(folder);
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    removed.map_err(errno).doing(|| format!("remove {folder}"))
+}
+
+/// Forget every block of this disk that was read so far: another one takes its place, perhaps while it stays mounted.
 #[expect(unsafe_code, reason = "rustix does not know this ioctl")]
-pub(crate) fn forget_blocks(disks: &RootDisks) -> Result<(), OsError> {
+pub(crate) fn forget_blocks(device: u32) -> Result<(), OsError> {
     /// `BLKFLSBUF`, `_IO(0x12, 97)` (linux/fs.h).
     const BLKFLSBUF: libc::c_ulong = 0x1261;
-    let path = device_path(disks.lower);
+    let path = device_path(device);
     let forget = || {
         let device = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // SAFETY: the request takes no argument.

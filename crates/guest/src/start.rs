@@ -1,9 +1,18 @@
-//! A guest becomes one sandbox, with what is the same for all of them done before if it was parked; in the order that makes it safe: first entropy, last the confinement of what the
-//! user runs.
+//! A guest becomes one sandbox, in the order that makes it safe: first entropy, last the confinement of what the user runs.
+//!
+//! Called by [`crate::agent`]. What is the same for all sandboxes is done before if the guest is parked, and what takes no
+//! name if it is warm:
+//!
+//! ```text
+//!                          park              warm, with the image      warm, without it
+//! root                     mounted           entered                   not mounted
+//! commands                 confined          confined                  confined
+//! left for the start       enter, names      names                     mount, enter, names
+//! ```
 
 use std::os::fd::OwnedFd;
 
-use matchlock_wire::{Park, Start};
+use matchlock_wire::{Park, RootDisks, Start, Warm};
 use rustix::io::Errno;
 
 use crate::{
@@ -11,22 +20,46 @@ use crate::{
     identity::Names,
     mounts,
     os_error::{Doing, OsError},
-    rehearsal, root,
+    rehearsal,
+    root::{self, Layer},
     spawn::Spawner,
     stopwatch::Stopwatch,
 };
 
-/// What was done before the guest was saved.
+/// What was done before the start. Commands are confined, too.
 pub(crate) struct Parked {
-    upper: OwnedFd,
+    root: Root,
     privileged: bool,
+}
+
+/// How far the root is; with what to make read-only at the end.
+enum Root {
+    /// Nothing is mounted.
+    Bare,
+    /// Mounted, and nobody has looked up a name in it.
+    Mounted(OwnedFd),
+    /// The agent and what it starts are in it.
+    Entered(OwnedFd),
 }
 
 /// Do what is the same for all sandboxes.
 pub(crate) fn park(park: &Park) -> Result<Parked, OsError> {
-    let upper = rehearsal::park(&park.root)?;
+    let root = Root::Mounted(rehearsal::park(&park.root)?);
     confine_unless(park.privileged)?;
-    Ok(Parked { upper, privileged: park.privileged })
+    Ok(Parked { root, privileged: park.privileged })
+}
+
+/// Do what can be done, and warms what comes later, while nobody knows whose sandbox it will be.
+pub(crate) fn warm(parked: Parked, warm: &Warm) -> Result<Parked, OsError> {
+    mix(warm.entropy)?;
+    let root = if warm.image {
+        Root::Entered(parked.root.enter(&warm.root, &mut Stopwatch::new())?)
+    } else {
+        drop(parked.root); // holds a disk that is to be unmounted
+        rehearsal::again(&warm.root)?;
+        Root::Bare
+    };
+    Ok(Parked { root, ..parked })
 }
 
 /// Do all that `start` says. Returns the file systems to make read-only at the end.
@@ -37,19 +70,18 @@ pub(crate) fn start(
     spawner: &mut Spawner,
     watch: &mut Stopwatch,
 ) -> Result<Vec<OwnedFd>, OsError> {
-    entropy::mix(start.entropy).doing(|| "mix the host's entropy".to_owned())?;
+    mix(start.entropy)?;
     watch.mark("entropy mixed");
     entropy::set_clock(start.clock_ns).doing(|| "set the clock".to_owned())?;
     watch.mark("clock set");
-    let (upper, confined) = match parked {
+    let (root, confined) = match parked {
         Some(Parked { privileged, .. }) if privileged != start.privileged => {
             return Err(Errno::PERM).doing(|| "use a guest that was parked for others".to_owned());
         }
-        Some(Parked { upper, .. }) => (upper, true),
-        None => (root::assemble(&start.root, root::Layer::Own, watch)?, false),
+        Some(Parked { root, .. }) => (root, true),
+        None => (Root::Bare, false),
     };
-    let mut disks = vec![upper];
-    root::enter(watch)?;
+    let mut disks = vec![root.enter(&start.root, watch)?];
     names.assume(start)?;
     watch.mark("names taken");
     for disk in &start.disks {
@@ -66,6 +98,30 @@ pub(crate) fn start(
     }
     watch.mark("commands confined");
     Ok(disks)
+}
+
+impl Parked {
+    /// Was there a [`warm`]? Then commands can be run.
+    pub(crate) const fn is_warm(&self) -> bool {
+        !matches!(self.root, Root::Mounted(_))
+    }
+}
+
+impl Root {
+    /// Go the rest of the way. Returns what to make read-only at the end.
+    fn enter(self, disks: &RootDisks, watch: &mut Stopwatch) -> Result<OwnedFd, OsError> {
+        let upper = match self {
+            Self::Entered(upper) => return Ok(upper),
+            Self::Mounted(upper) => upper,
+            Self::Bare => root::assemble(disks, Layer::Own, watch)?,
+        };
+        root::enter(watch)?;
+        Ok(upper)
+    }
+}
+
+fn mix(entropy: [u8; 32]) -> Result<(), OsError> {
+    entropy::mix(entropy).doing(|| "mix the host's entropy".to_owned())
 }
 
 fn confine_unless(privileged: bool) -> Result<(), OsError> {

@@ -61,7 +61,7 @@ async fn serve_client(client: UnixStream, guest: Link, spec: Arc<SandboxSpec>) {
             Request::Exec(exec) => {
                 tokio::spawn(carry(session, with_defaults(exec, &spec), guest.clone()));
             }
-            Request::Park(_) | Request::Start(_) | Request::PowerOff { .. } => {
+            Request::Park(_) | Request::Warm(_) | Request::Start(_) | Request::PowerOff { .. } => {
                 refuse(&session, "only the sandbox's own process may ask for that");
             }
         }

@@ -28,12 +28,12 @@ mod mux;
 /// The name that the host gives the virtio-serial port of the link, by which the guest finds it.
 pub const PORT_NAME: &str = "matchlock.control";
 
-/// The program that [`Request::Park`] runs, in the image on the disk that it names.
+/// The program that [`Request::Park`] and [`Request::Warm`] run, in the image on the disk that it names.
 pub const REHEARSAL: &str = "/rehearsal";
 
 pub use frame::{Channel, Kind};
 pub use message::{
     DiskMount, Exec, ExitKind, Failure, FailureKind, Hello, HostEntry, Milestone, Note, Park, Request, RootDisks,
-    Start, Stdio, TerminalSize,
+    Start, Stdio, TerminalSize, Warm,
 };
 pub use mux::{Event, Mux, Role, SessionId, WireError};

@@ -1,7 +1,7 @@
 //! The bounds of the protocol. A frame over its bound ends the link.
 
 /// The version that both sides must speak; raised whenever a message changes shape.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Payload of one `Data` frame in bytes: what the guest kernel's virtio console driver takes in one write.
 pub const MAX_DATA: usize = 32 * 1024;
@@ -24,6 +24,10 @@ pub const MAX_SESSIONS: usize = 256;
 
 /// Sessions that whoever had a guest saved may have opened before: those who continue it begin with the next number.
 pub const PARKING_SESSIONS: u32 = 15;
+
+/// Sessions that whoever had a guest get warm may have opened before, those of its parking included: those who take it over
+/// begin with the next number.
+pub const WARMING_SESSIONS: u32 = 63;
 
 /// Bytes that may be under way on one channel of one session before its receiver grants more.
 pub const WINDOW: u32 = 256 * 1024;

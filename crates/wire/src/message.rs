@@ -16,11 +16,14 @@ pub struct Hello {
 pub enum Request {
     /// Become the sandbox: clock, entropy, names, mounts. Answered by `Done` or `Failed`; the first request, and once.
     Start(Box<Start>),
-    /// Run a program. Answered by `Started`, then `Exited`; or by `Failed`.
+    /// Run a program. Answered by `Started`, then `Exited`; or by `Failed`. After `Start` or `Warm`.
     Exec(Exec),
     /// Do everything that `Start` and `Exec` will need and that is the same for all sandboxes, and be ready to be saved.
     /// Answered by `Done` or `Failed`; only before `Start`.
     Park(Park),
+    /// Get warm for a `Start` that comes later, from somebody else. Answered by `Done` or `Failed`; after `Park`, and once.
+    /// Programs can be run then. When `Start` comes, their sessions have to be over; processes that they left are killed.
+    Warm(Warm),
     /// End all processes (`SIGTERM`, then `SIGKILL` after `grace_ms`), clean the disks and power off. Answered by `Done` when
     /// the disks are clean, or by `Failed`; then by the link's end.
     PowerOff {
@@ -37,6 +40,19 @@ pub struct Park {
     pub root: RootDisks,
     /// As in the `Start` to come.
     pub privileged: bool,
+}
+
+/// How a parked guest is to get warm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warm {
+    /// Host entropy, mixed in before anything else: guests that were saved as one share nothing random.
+    pub entropy: [u8; 32],
+    /// As in `Park`.
+    pub root: RootDisks,
+    /// The image's disk is the sandbox's own, and the root is moved into. Without it the disk still has
+    /// [`crate::REHEARSAL`] on it: that is rehearsed once more, then nothing is mounted and no block of the two disks kept in
+    /// memory, so that others can take their places; programs run where the guest was booted, which has only its `/init`.
+    pub image: bool,
 }
 
 /// Everything that makes a parked guest one particular sandbox.

@@ -125,11 +125,11 @@ impl Mux {
         }
     }
 
-    /// The host's end of the link to a guest that was saved after it had answered [`Request::Park`]: it has said its hello
-    /// to whoever saved it, and waits for the next request.
+    /// The host's end of the link to a guest that somebody else had before, who got its hello and opened no session beyond
+    /// the number `after`: [`limits::PARKING_SESSIONS`] or [`limits::WARMING_SESSIONS`]. It waits for the next request.
     #[must_use]
-    pub fn to_restored() -> Self {
-        Self { greeted: true, next_session: limits::PARKING_SESSIONS + 1, ..Self::new(Role::Host) }
+    pub fn to_restored(after: u32) -> Self {
+        Self { greeted: true, next_session: after.saturating_add(1), ..Self::new(Role::Host) }
     }
 
     /// Take bytes that arrived on the stream and say what they mean, in order.

@@ -2,7 +2,7 @@
 
 use matchlock_wire::{
     Channel, Event, Exec, ExitKind, Failure, FailureKind, Hello, Kind, Milestone, Mux, Note, Park, Request, Role,
-    SessionId, Start, Stdio, TerminalSize, WireError, limits,
+    SessionId, Start, Stdio, TerminalSize, Warm, WireError, limits,
 };
 
 /// Any request will do here.
@@ -249,6 +249,30 @@ fn a_host_cannot_open_a_number_twice() {
 }
 
 #[test]
+fn a_guest_is_handed_on_from_host_to_host_and_notices_nothing() {
+    let (mut first, mut guest, id) = pair();
+    guest.end(id);
+    carry(&mut guest, &mut first);
+    let mut numbers = vec![id];
+    for after in [limits::PARKING_SESSIONS, limits::WARMING_SESSIONS] {
+        let mut host = Mux::to_restored(after);
+        let hello = frame(Kind::Hello, Channel::Input, 0, &[1]);
+        assert_eq!(
+            Mux::to_restored(after).receive(&hello),
+            Err(WireError::Unexpected(Kind::Hello)),
+            "it was said before"
+        );
+        let id = host.open(&SMALLEST).unwrap();
+        assert_eq!(carry(&mut host, &mut guest), [Event::Opened(id, SMALLEST)]);
+        guest.note(id, &Note::Done).unwrap();
+        guest.end(id);
+        assert_eq!(carry(&mut guest, &mut host), [Event::Note(id, Note::Done), Event::Ended(id)]);
+        numbers.push(id);
+    }
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+}
+
+#[test]
 fn every_message_survives_the_journey() {
     let start = Start {
         clock_ns: u64::MAX,
@@ -265,6 +289,7 @@ fn every_message_survives_the_journey() {
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
     for request in [
         Request::Park(Park { root: start.root.clone(), privileged: true }),
+        Request::Warm(Warm { entropy: [3; 32], root: start.root.clone(), image: true }),
         Request::Start(Box::new(start)),
         Request::PowerOff { grace_ms: 5000 },
     ] {
