@@ -210,6 +210,12 @@ pub(crate) async fn attend<T, R>(
     };
     match outcome {
         Ok(Some(Ok(value))) => {
+            // A guest that answers has behind it what its VMM was told to do: the answers are there.
+            if let Some(monitor) = &mut monitor
+                && let Err(refused) = monitor.settle().await
+            {
+                return Ok(Attempt::Refused(refused));
+            }
             running.monitor = monitor;
             Ok(Attempt::Ready(running, value))
         }
@@ -263,7 +269,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{process::Process, tail::Tail, template::Recipe};
+    use crate::{process::Process, template::Recipe};
 
     /// Shell scripts in place of machines, one for each accelerator; their standard output is the guest's link.
     struct Scripts {
@@ -304,8 +310,7 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::null()).stdout(OwnedFd::from(guest)).stderr(guest_errors);
             let process = Process::start(command, Vec::new()).await?;
-            let console = Tail::of("console", File::open("/dev/null")?, None)?;
-            let running = Running::new(process, console, Tail::of("errors", errors, None)?);
+            let running = Running::new(process, File::open("/dev/null")?, errors, None)?;
             Ok(Started { running, control, monitor: None })
         }
     }

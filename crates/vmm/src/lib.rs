@@ -7,8 +7,9 @@
 //!                                  GUEST, the modules      upper::create for the writable one
 //! ```
 //!
-//! [`Vmm`] is the seam behind which QEMU works, and where another VMM fits. Invariants: a machine's process never outlives
-//! this one (see [`Running`]); a [`Machine`] is plain data; nothing here prints or reads the environment but `PATH`.
+//! [`Vmm`] is the seam behind which QEMU works, and where another VMM fits. Invariants: a machine's process never outlives its
+//! owner, which is this one (see [`Running`]) until it hands the machine over (see [`Spare`]); a [`Machine`] is plain data;
+//! nothing here prints or reads the environment but `PATH`.
 
 mod accel;
 mod boot;
@@ -23,6 +24,7 @@ mod process;
 pub mod qemu;
 mod restore;
 mod running;
+mod spare;
 mod tail;
 pub mod template;
 mod tsc;
@@ -36,8 +38,9 @@ pub use self::{
     keeper::{KEEPER_VERB, keep},
     machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
-    restore::{RestoreError, SaveError, restore, save},
+    restore::{RestoreError, SaveError, adopt, restore, save},
     running::{Exit, Running},
+    spare::Spare,
     template::{Recipe, Template, TemplateError, Templates, Unfinished},
 };
 

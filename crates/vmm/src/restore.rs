@@ -13,9 +13,9 @@ use std::{io, os::unix::net::UnixStream, time::Duration};
 use thiserror::Error;
 
 use crate::{
-    Accelerator, Machine, Origin, ProcessEnd, Running, Vmm,
+    Accelerator, ConsoleLog, Disk, Machine, Origin, ProcessEnd, Running, Spare, Started, Vmm,
     boot::{Attempt, BootError, attend},
-    qemu::QmpError,
+    qemu::{QemuError, QmpError},
     running::Exit,
     template::{Template, Unfinished},
 };
@@ -35,6 +35,8 @@ const SIGBUS: i32 = rustix::process::Signal::BUS.as_raw();
 pub enum RestoreError<V: std::error::Error + 'static, R: std::error::Error + 'static> {
     #[error(transparent)]
     Vmm(V),
+    #[error("the spare machine cannot be adopted")]
+    Adopt(#[source] io::Error),
     #[error("the restored guest did not go on: {0}")]
     Ended(Box<Exit>),
     #[error("the guest cannot be restored")]
@@ -72,7 +74,37 @@ pub async fn restore<V: Vmm, T, R: std::error::Error + 'static>(
     mut ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
 ) -> Result<(Running, T), RestoreError<V::Error, R>> {
     let started = vmm.start(machine, accelerator, Origin::Template(template)).await.map_err(RestoreError::Vmm)?;
-    match attend(started, deadline, &mut ready).await.map_err(RestoreError::Ready)? {
+    go_on(started, deadline, &mut ready).await
+}
+
+/// Go on with a spare, on another disk if one is to take the place of one it has, until `ready` has had its answer, as for
+/// [`restore`].
+///
+/// # Errors
+/// [`RestoreError`]; the machine has ended then.
+pub async fn adopt<T, R: std::error::Error + 'static>(
+    spare: Spare,
+    console_log: Option<ConsoleLog>,
+    disk: Option<(u32, &Disk)>,
+    deadline: Duration,
+    mut ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<(Running, T), RestoreError<QemuError, R>> {
+    let pid = spare.pid();
+    let (mut running, control) = spare.adopt(console_log).map_err(RestoreError::Adopt)?;
+    tracing::debug!(pid, "spare adopted");
+    if let Some((number, disk)) = disk {
+        running.replace_disk(number as usize, disk).await.map_err(RestoreError::Vmm)?;
+    }
+    let monitor = running.monitor.take();
+    go_on(Started { running, control, monitor }, deadline, &mut ready).await
+}
+
+async fn go_on<V: std::error::Error + 'static, T, R: std::error::Error + 'static>(
+    started: Started,
+    deadline: Duration,
+    ready: &mut impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
+) -> Result<(Running, T), RestoreError<V, R>> {
+    match attend(started, deadline, ready).await.map_err(RestoreError::Ready)? {
         Attempt::Ready(running, ready) => Ok((running, ready)),
         Attempt::Ended(exit) => Err(RestoreError::Ended(Box::new(exit))),
         Attempt::Refused(reason) => Err(RestoreError::Refused(reason)),

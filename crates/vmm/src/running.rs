@@ -1,18 +1,19 @@
 //! A machine that runs.
 
-use std::{fmt, fs::File, io, time::Duration};
+use std::{fmt, fs::File, io, os::fd::OwnedFd, time::Duration};
 
 use crate::{
+    machine::{ConsoleLog, Disk},
     process::{Process, ProcessEnd},
-    qemu::{Qmp, QmpError},
+    qemu::{QemuError, Qmp, QmpError, replace_disk},
     tail::Tail,
 };
 
 /// A machine that runs. Dropping it ends the machine at once.
 pub struct Running {
-    process: Process,
-    console: Tail,
-    errors: Tail,
+    pub(crate) process: Process,
+    pub(crate) console: Tail,
+    pub(crate) errors: Tail,
     /// Where the VMM takes orders, if it was started with such a place.
     pub(crate) monitor: Option<Box<Qmp>>,
 }
@@ -29,8 +30,15 @@ pub struct Exit {
 }
 
 impl Running {
-    pub(crate) const fn new(process: Process, console: Tail, errors: Tail) -> Self {
-        Self { process, console, errors, monitor: None }
+    /// Attend to the machine of this VMM, whose console and standard error these are.
+    pub(crate) fn new(
+        process: Process,
+        console: impl Into<OwnedFd>,
+        errors: impl Into<OwnedFd>,
+        console_log: Option<ConsoleLog>,
+    ) -> io::Result<Self> {
+        let console = Tail::of("vm-console", console, console_log)?;
+        Ok(Self { process, console, errors: Tail::of("vm-errors", errors, None)?, monitor: None })
     }
 
     /// The VMM's process.
@@ -52,6 +60,19 @@ impl Running {
         match &mut self.monitor {
             Some(monitor) => monitor.save(state).await,
             None => Err(QmpError::Closed),
+        }
+    }
+
+    /// Put the file of `disk` under disk `number`, in place of the one that it has, which is let go of. `disk` is otherwise as
+    /// the one that the machine was started with. The guest is not told: what it has read it may keep, and the size that it
+    /// knows stays. Once for each disk, of a machine that was saved or restored.
+    ///
+    /// # Errors
+    /// The file cannot be opened; nothing has happened then. Or QEMU refuses, and the machine is to be ended.
+    pub async fn replace_disk(&mut self, number: usize, disk: &Disk) -> Result<(), QemuError> {
+        match &mut self.monitor {
+            Some(monitor) => replace_disk(monitor, number, disk).await,
+            None => Err(QmpError::Closed.into()),
         }
     }
 

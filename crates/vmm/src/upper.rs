@@ -78,8 +78,18 @@ pub fn copy(original: &File, path: &Path) -> Result<(), UpperError> {
 /// # Errors
 /// [`UpperError`].
 pub fn fill(uppers: &Path, size_mb: u64, file: &File) -> Result<(), UpperError> {
-    let original = open_original(uppers, size_mb)?;
-    copy_sparsely(&original, file).map_err(|e| UpperError::Copy(uppers.to_owned(), e))
+    copy_to(&open_original(uppers, size_mb)?, file)
+}
+
+/// Make `file`, which is empty, a copy of the writable layer `original`.
+///
+/// # Errors
+/// [`UpperError::Copy`].
+pub fn copy_to(original: &File, file: &File) -> Result<(), UpperError> {
+    copy_sparsely(original, file).map_err(|e| {
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        UpperError::Copy(fs::read_link(name).unwrap_or_default(), e)
+    })
 }
 
 fn open_original(uppers: &Path, size_mb: u64) -> Result<File, UpperError> {

@@ -8,7 +8,7 @@
 //! Invariants: a process that was started here is gone when its owner is, however that one ends; and when its [`Process`] is
 //! dropped.
 
-mod kept;
+pub(crate) mod kept;
 mod starter;
 
 use std::{
@@ -66,6 +66,8 @@ enum Kind {
     Child,
     /// The lifeline that a keeper holds the other end of.
     Kept,
+    /// The same, but it is somebody else's now.
+    HandedOver,
 }
 
 impl Process {
@@ -134,6 +136,7 @@ impl Process {
                 Err(e) => Err(e.into()),
             },
             Kind::Kept => kept::send_kill(self.fd()),
+            Kind::HandedOver => Ok(()),
         }
     }
 
@@ -152,7 +155,7 @@ impl Process {
         }
         let how = match self.kind {
             Kind::Child => exit_of(self.fd(), WaitIdOptions::NOHANG)?,
-            Kind::Kept => kept::end_of(self.fd())?,
+            Kind::Kept | Kind::HandedOver => kept::end_of(self.fd())?,
         };
         Ok(*end.insert(how))
     }
@@ -160,6 +163,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.kind == Kind::HandedOver {
+            return;
+        }
         // A process that has ended and was reaped refuses all this, which is fine.
         let _ = self.send_kill();
         let _ = wait_for(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)]);

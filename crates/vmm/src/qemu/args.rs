@@ -7,10 +7,10 @@ use std::ffi::OsString;
 
 use matchlock_wire::PORT_NAME;
 
-use super::probe::Board;
+use super::{disk as node, probe::Board};
 use crate::{
     accel::Accelerator,
-    machine::{Disk, Flush, Machine},
+    machine::{Disk, Machine},
 };
 
 /// Descriptors that QEMU is started with, by what they are; the disks' follow.
@@ -149,21 +149,14 @@ impl Args {
     }
 
     fn disk(&mut self, position: usize, disk: &Disk) {
-        let set = position + 1;
+        let set = node::set(position);
         let fd = FIRST_DISK_FD.saturating_add_unsigned(u32::try_from(position).unwrap_or(u32::MAX));
         self.option("-add-fd", format!("fd={fd},set={set}"));
-        let (readonly, no_flush) = (disk.readonly, disk.flush == Flush::Ignored);
-        let discard = if disk.discard { "unmap" } else { "ignore" };
-        // The raw node carries the name: another file can be put under it while the machine runs.
-        self.option(
-            "-blockdev",
-            format!(r#"{{"driver":"raw","node-name":"disk{position}","read-only":{readonly},"discard":"{discard}","#)
-                + &format!(r#""cache":{{"direct":false,"no-flush":{no_flush}}},"#)
-                + &format!(r#""file":{{"driver":"file","filename":"/dev/fdset/{set}"}}}}"#),
-        );
+        self.option("-blockdev", node::node(position, disk).to_string());
         let discard = if disk.discard { "on" } else { "off" };
         // The guest is told of every error: by default QEMU stops the machine when the host's disk is full.
-        let properties = format!("drive=disk{position},discard={discard},werror=report,rerror=report");
+        let drive = node::name(position);
+        let properties = format!("drive={drive},discard={discard},werror=report,rerror=report");
         self.device("virtio-blk", position + 1, &properties);
     }
 }
@@ -232,10 +225,10 @@ mod tests {
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=7,set=1
-        -blockdev {"driver":"raw","node-name":"disk0","read-only":true,"discard":"ignore","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/1"}}
+        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"ignore","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":true}
         -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off,werror=report,rerror=report
         -add-fd fd=8,set=2
-        -blockdev {"driver":"raw","node-name":"disk1","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/dev/fdset/2"}}
+        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/2"},"node-name":"disk1","read-only":false}
         -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on,werror=report,rerror=report
         "#);
     }
@@ -270,7 +263,7 @@ mod tests {
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=7,set=1
-        -blockdev {"driver":"raw","node-name":"disk0","read-only":false,"discard":"unmap","cache":{"direct":false,"no-flush":false},"file":{"driver":"file","filename":"/dev/fdset/1"}}
+        -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":false}
         -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
         "#);
     }

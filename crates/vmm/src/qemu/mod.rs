@@ -5,11 +5,11 @@
 //! except kernel and initramfs.
 
 mod args;
+mod disk;
 mod probe;
 mod qmp;
 
 use std::{
-    fs::File,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
@@ -28,7 +28,6 @@ use crate::{
     kvm_failure,
     machine::{Disk, Machine},
     process::Process,
-    tail::Tail,
     template::{Recipe, Sources},
     tsc,
 };
@@ -170,7 +169,7 @@ impl Vmm for Qemu {
             None
         };
         for (disk, number) in machine.disks.iter().zip(args::FIRST_DISK_FD..) {
-            descriptors.push((open_disk(disk)?.into(), number));
+            descriptors.push((disk::open(disk)?.into(), number));
         }
         let mut command = Command::new(self.keeper.as_ref().unwrap_or(&self.binary));
         if self.keeper.is_some() {
@@ -189,9 +188,8 @@ impl Vmm for Qemu {
         let process = process.map_err(failed)?;
         let pid = process.pid();
         tracing::debug!(pid, ?accelerator, ?memory, "qemu started");
-        let console = Tail::of("vm-console", console, machine.console_log.clone()).map_err(failed)?;
-        let errors = Tail::of("vm-errors", errors, None).map_err(failed)?;
-        let mut started = Started { running: Running::new(process, console, errors), control, monitor };
+        let running = Running::new(process, console, errors, machine.console_log.clone()).map_err(failed)?;
+        let mut started = Started { running, control, monitor };
         if let (Origin::Template(template), Some(monitor)) = (origin, &mut started.monitor) {
             monitor.restore(&template.state).await?;
         }
@@ -203,7 +201,8 @@ impl Vmm for Qemu {
     }
 }
 
-fn open_disk(disk: &Disk) -> Result<File, QemuError> {
-    let file = File::options().read(true).write(!disk.readonly).open(&disk.file);
-    file.map_err(|e| QemuError::File(disk.name.clone(), e))
+/// Put the file of `disk` under disk `number` of the machine that `monitor` is of, see [`crate::Running::replace_disk`].
+pub(crate) async fn replace_disk(monitor: &mut Qmp, number: usize, disk: &Disk) -> Result<(), QemuError> {
+    let file = disk::open(disk)?;
+    Ok(monitor.replace(number, disk, file).await?)
 }

@@ -49,6 +49,8 @@ pub enum QmpError {
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// The beginning of a line whose reading was given up.
+    partial: Vec<u8>,
     /// Commands without an answer so far, the oldest first.
     under_way: VecDeque<&'static str>,
     /// What happened while an answer was waited for.
@@ -81,11 +83,28 @@ struct Refusal {
 impl Qmp {
     /// Take the host's end, and have QEMU accept commands.
     pub(crate) async fn new(stream: StdStream) -> Result<Self, QmpError> {
-        stream.set_nonblocking(true)?;
-        let stream = BufReader::new(UnixStream::from_std(stream)?);
-        let mut qmp = Self { stream, under_way: VecDeque::new(), events: VecDeque::new() };
+        let mut qmp = Self::resume(stream)?;
         qmp.send("qmp_capabilities", json!({})).await?;
         Ok(qmp)
+    }
+
+    /// Go on where somebody else [stopped](Self::release).
+    pub(crate) fn resume(stream: StdStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let stream = BufReader::new(UnixStream::from_std(stream)?);
+        Ok(Self { stream, partial: Vec::new(), under_way: VecDeque::new(), events: VecDeque::new() })
+    }
+
+    /// Give the host's end back, for somebody else to go on. What happened and nobody asked for is forgotten.
+    ///
+    /// # Errors
+    /// Not everything that was sent has been done, or half a line was read.
+    pub(crate) fn release(self) -> io::Result<StdStream> {
+        let between_lines = self.partial.is_empty() && self.stream.buffer().last().is_none_or(|last| *last == b'\n');
+        if !between_lines || !self.under_way.is_empty() {
+            return Err(io::Error::other("QEMU is being told something"));
+        }
+        self.stream.into_inner().into_std()
     }
 
     /// Send a command without waiting for what comes of it; [`Qmp::settle`] tells.
@@ -98,8 +117,17 @@ impl Qmp {
 
     /// Give QEMU a copy of `file`, to be called `name` in later commands.
     pub(crate) async fn pass(&mut self, name: &str, file: impl AsFd) -> Result<(), QmpError> {
-        let command = "getfd";
-        let line = line(command, &json!({ "fdname": name }))?;
+        self.send_with("getfd", json!({ "fdname": name }), file).await
+    }
+
+    /// As [`Qmp::send`], with a copy of `file`.
+    pub(crate) async fn send_with(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        file: impl AsFd,
+    ) -> Result<(), QmpError> {
+        let line = line(command, &arguments)?;
         let files = [file.as_fd()];
         let stream = self.stream.get_ref();
         let attempt = || {
@@ -196,11 +224,12 @@ impl Qmp {
     }
 
     async fn next_line(&mut self) -> Result<Line, QmpError> {
-        let mut text = Vec::new();
-        let read = (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut text).await;
+        // Given up in the middle, it goes on the next time.
+        let left = MAX_LINE.saturating_sub(self.partial.len() as u64);
+        let read = (&mut self.stream).take(left).read_until(b'\n', &mut self.partial).await;
         match read.map_err(QmpError::from_io)? {
             0 => Err(QmpError::Closed),
-            _ => Ok(serde_json::from_slice(&text)?),
+            _ => Ok(serde_json::from_slice(&std::mem::take(&mut self.partial))?),
         }
     }
 }
@@ -274,6 +303,32 @@ mod tests {
         qmp.send("migrate", json!({})).await.unwrap();
         qmp.send("cont", json!({})).await.unwrap();
         assert_eq!(qmp.settle().await.unwrap_err().to_string(), "QEMU refused migrate: no such file");
+        qmp.settle().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn somebody_else_goes_on_between_two_commands_and_not_before() {
+        let (stream, peer) =
+            peer(["{\"return\": {}}\n", "{\"event\": \"STOP\"}\n{\"return\": {}}\n", "{\"return\": 1}\n", ""]);
+        let mut qmp = Qmp::new(stream).await.unwrap();
+        qmp.execute("stop", json!({})).await.unwrap();
+        let mut next = Qmp::resume(qmp.release().unwrap()).unwrap();
+        assert_eq!(next.execute("query", json!({})).await.unwrap(), json!(1));
+        next.send("cont", json!({})).await.unwrap();
+        assert!(next.release().is_err(), "an answer is missing");
+        let heard = peer.join().unwrap();
+        assert_eq!(heard.iter().filter(|line| line.contains("qmp_capabilities")).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_line_whose_reading_was_given_up_is_read_on() {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        let mut qmp = Qmp::resume(ours).unwrap();
+        qmp.send("query", json!({})).await.unwrap();
+        (&theirs).write_all(b"{\"return\": ").unwrap();
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(50), qmp.settle()).await;
+        assert!(given_up.is_err() && !qmp.partial.is_empty());
+        (&theirs).write_all(b"{}}\n").unwrap();
         qmp.settle().await.unwrap();
     }
 

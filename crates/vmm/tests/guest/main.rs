@@ -3,11 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod machine;
+mod spare;
+
 use std::{
-    fs, io,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::Command,
+    fs,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -15,108 +16,16 @@ use std::{
     time::Duration,
 };
 
-use matchlock_model::CacheLayout;
+use machine::{Host, Link, TCG, cache, exists, greeted, host, image};
 use matchlock_vmm::{
-    Accelerator, BootError, Booted, ConsoleLog, Deadlines, Disk, Machine, Policy, ProcessEnd, boot, initramfs, kernel,
-    qemu::{Board, Qemu, QemuError},
+    Accelerator, BootError, Booted, ConsoleLog, Deadlines, Disk, ProcessEnd, boot,
+    qemu::{Board, QemuError},
     upper,
 };
-use matchlock_wire::{DiskMount, Event, Exec, Hello, Mux, Note, Request, Role, RootDisks, Start, limits};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const TCG: Policy = Policy::Only(Accelerator::Tcg);
-
-/// The cache that `matchlock` itself uses, so that the kernel is fetched once.
-fn cache() -> CacheLayout {
-    CacheLayout::new(&PathBuf::from(std::env::var_os("HOME").expect("HOME is set")))
-}
-
-struct Host {
-    qemu: Qemu,
-    machine: Machine,
-}
-
-fn host(board: Board) -> Host {
-    let cache = cache();
-    let qemu = Qemu::find(&cache.host()).unwrap().with_board(board);
-    let kernel = kernel::resolve(None, &cache.kernels(), qemu.transport()).unwrap();
-    let modules = kernel.modules(qemu.transport()).unwrap();
-    let initramfs = initramfs::assemble(&cache.initramfs(), matchlock_vmm::GUEST, &modules).unwrap();
-    let machine = Machine {
-        vcpus: 1,
-        memory_mb: 256,
-        kernel: kernel.image,
-        initramfs,
-        cmdline: Vec::new(),
-        disks: Vec::new(),
-        console_log: None,
-    };
-    Host { qemu, machine }
-}
-
-/// The guest's link after its greeting.
-#[derive(Debug)]
-struct Link {
-    stream: tokio::net::UnixStream,
-    mux: Mux,
-}
-
-async fn greeted(_pid: i32, control: UnixStream) -> io::Result<Link> {
-    let mut link = Link { stream: tokio::net::UnixStream::from_std(control)?, mux: Mux::new(Role::Host) };
-    match &link.events().await?[..] {
-        [Event::Hello(Hello { protocol })] if *protocol == limits::PROTOCOL => Ok(link),
-        other => Err(io::Error::other(format!("{other:?}"))),
-    }
-}
-
-impl Link {
-    async fn events(&mut self) -> io::Result<Vec<Event>> {
-        let mut buffer = [0; 4096];
-        loop {
-            let read = self.stream.read(&mut buffer).await?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let events = self.mux.receive(&buffer[..read]).map_err(io::Error::other)?;
-            if !events.is_empty() {
-                return Ok(events);
-            }
-        }
-    }
-
-    /// Have a program run in the sandbox; what it wrote to its output.
-    async fn output_of(&mut self, argv: &[&str]) -> String {
-        let argv = argv.iter().map(|word| word.as_bytes().to_vec()).collect();
-        self.ask(&Request::Exec(Exec { argv, ..Exec::default() })).await.unwrap();
-        let mut output = Vec::new();
-        loop {
-            for event in self.events().await.unwrap() {
-                match event {
-                    Event::Data(_, _, bytes) => output.extend(bytes),
-                    Event::Note(_, Note::Exited(_)) => return String::from_utf8(output).unwrap(),
-                    Event::Note(_, Note::Failed(failure)) => panic!("{failure:?}"),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    async fn ask(&mut self, request: &Request) -> io::Result<()> {
-        self.mux.open(request).map_err(io::Error::other)?;
-        while self.mux.output_len() > 0 {
-            let written = self.stream.write(self.mux.output()).await?;
-            self.mux.written(written);
-        }
-        Ok(())
-    }
-}
+use matchlock_wire::{DiskMount, Request, Start};
 
 async fn start(host: &Host) -> Booted<Link> {
     boot(&host.qemu, &host.machine, TCG, Deadlines::default(), greeted).await.unwrap()
-}
-
-fn exists(pid: i32) -> bool {
-    fs::exists(format!("/proc/{pid}")).unwrap()
 }
 
 #[tokio::test]
@@ -136,39 +45,14 @@ async fn a_guest_answers_and_powers_off() {
     assert_eq!(String::from_utf8_lossy(&said.lock().unwrap()), exit.console);
 }
 
-/// An image with `busybox` in it, a writable layer, and two more disks of sizes by which they can be told apart.
+/// An image, a writable layer, and two more disks of sizes by which they can be told apart.
 fn disks(dir: &Path) -> Vec<Disk> {
-    let tree = dir.join("tree");
-    fs::create_dir_all(tree.join("bin")).unwrap();
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("install the package busybox-static");
-    let image = dir.join("image, with a comma.erofs");
-    let made = Command::new("mkfs.erofs").arg(&image).arg(&tree).output().expect("install the package erofs-utils");
-    assert!(made.status.success(), "{made:?}");
     let paths = ["upper", "two", "three"].map(|name| dir.join(name));
     for (path, size) in paths.iter().zip([64, 9, 17]) {
         upper::create(&cache().uppers(), size, path).unwrap();
     }
     let [writable, second, third] = paths;
-    vec![Disk::readonly(image), Disk::scratch(writable), Disk::durable(second), Disk::readonly(third)]
-}
-
-async fn become_sandbox(link: &mut Link) {
-    let disk = |device, mount: &str, readonly| DiskMount { device, mount: mount.into(), readonly };
-    let start = Start {
-        clock_ns: 1_800_000_000_000_000_000,
-        entropy: [7; 32],
-        hostname: "box".into(),
-        dns_servers: Vec::new(),
-        add_hosts: Vec::new(),
-        root: RootDisks { lower: 0, upper: 1 },
-        disks: vec![disk(2, "/two", false), disk(3, "/three", true)],
-        cpu_quota: None,
-        privileged: false,
-        timings: false,
-    };
-    link.ask(&Request::Start(Box::new(start))).await.unwrap();
-    let events = link.events().await.unwrap();
-    assert!(matches!(events[0], Event::Note(_, Note::Done)), "{events:?}");
+    vec![Disk::readonly(image(dir)), Disk::scratch(writable), Disk::durable(second), Disk::readonly(third)]
 }
 
 async fn disks_are_as_given(board: Board) {
@@ -176,7 +60,9 @@ async fn disks_are_as_given(board: Board) {
     let mut host = host(board);
     host.machine.disks = disks(dir.path());
     let mut booted = start(&host).await;
-    become_sandbox(&mut booted.ready).await;
+    let disk = |device, mount: &str, readonly| DiskMount { device, mount: mount.into(), readonly };
+    let disks = vec![disk(2, "/two", false), disk(3, "/three", true)];
+    booted.ready.have(&Request::Start(Box::new(Start { disks, ..machine::start() }))).await.unwrap();
     let script = "cd /sys/block && for d in vd?; do echo $d $(cat $d/size $d/ro); done; \
         echo data > /two/file && sync; touch /three/file 2>&1; df -m / | tail -n 1 | cut -c 1-7";
     let shell = ["/bin/busybox", "sh", "-c", &format!("PATH=/bin; busybox --install -s /bin; {script}")];
