@@ -52,6 +52,11 @@ pub(crate) enum Command {
     /// Manage saved guests
     #[command(subcommand)]
     Template(commands::template::Verb),
+    /// Keep spare sandboxes ready, so that the next ones start at once
+    Warm(commands::warm::Args),
+    /// Stand between a virtual machine and whoever owns it
+    #[command(name = matchlock_sandbox::vmm::KEEPER_VERB, hide = true)]
+    Keep(commands::keep::Args),
     /// Measure this machine
     #[command(subcommand)]
     Bench(commands::bench::Verb),

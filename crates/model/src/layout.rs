@@ -11,6 +11,9 @@ pub struct StateLayout {
 }
 
 impl StateLayout {
+    /// How the name of a socket of [`Self::warm`] ends.
+    pub const WARM_SOCKET: &str = "sock";
+
     /// The layout below the home folder `home`.
     #[must_use]
     pub fn new(home: &Path) -> Self {
@@ -33,6 +36,18 @@ impl StateLayout {
     #[must_use]
     pub fn vms(&self) -> PathBuf {
         self.root.join("vms")
+    }
+
+    /// The folder of the sockets on which processes that keep spare sandboxes answer.
+    #[must_use]
+    pub fn warm(&self) -> PathBuf {
+        self.root.join("warm")
+    }
+
+    /// The socket of such a process, and what it is called before anybody is to use it.
+    #[must_use]
+    pub fn warm_socket(&self, pid: u32) -> [PathBuf; 2] {
+        [Self::WARM_SOCKET, "new"].map(|kind| self.warm().join(format!("{pid}.{kind}")))
     }
 
     /// What belongs to one sandbox.

@@ -23,17 +23,19 @@ impl<T: Ord + Copy> Samples<T> {
     }
 }
 
-/// Bytes of memory that the process `pid` and those that it has started take up, each page that is shared counted in
+/// Bytes of memory that the processes `pids` and those that they have started take up, each page that is shared counted in
 /// proportion (`Pss` of `proc_pid_smaps(5)`).
 ///
 /// # Errors
-/// `/proc` cannot be read, or the process is gone.
-pub fn memory_of(pid: u32) -> io::Result<u64> {
-    let mut family = vec![pid];
+/// `/proc` cannot be read, or a process is gone.
+pub fn memory_of(pids: &[u32]) -> io::Result<u64> {
+    let mut family = pids.to_vec();
     let parents = parents()?;
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
-        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        let children = parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child);
+        let more: Vec<_> = children.filter(|child| !family.contains(child)).collect();
+        family.extend(more);
         next += 1;
     }
     family.into_iter().map(proportional_size).sum()
@@ -80,13 +82,13 @@ mod tests {
 
     #[test]
     fn memory_is_that_of_the_process_and_of_its_children() {
-        let alone = memory_of(std::process::id()).unwrap();
+        let alone = memory_of(&[std::process::id()]).unwrap();
         let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let of_child = memory_of(child.id()).unwrap();
+        let of_child = memory_of(&[child.id()]).unwrap();
         assert!(alone > 0 && of_child > 0);
         assert!(parents().unwrap().contains(&(child.id(), std::process::id())));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(memory_of(child.id()).is_err());
+        assert!(memory_of(&[child.id()]).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! From a machine's description to one whose guest is the sandbox: a saved guest goes on, or one is booted where that cannot
-//! be.
+//! From a machine's description to one whose guest is the sandbox: a spare is taken over, a saved guest goes on, or one is booted
+//! where neither can be.
 //!
 //! Called by `launch`. Invariant: what was given up has left nothing that the next attempt could meet.
 
@@ -9,16 +9,17 @@ use std::{
 };
 
 use matchlock_model::{SandboxSpec, one_line};
-use matchlock_vmm::{Booted, Deadlines, Fallback, Machine, Policy, Running, boot, qemu::Qemu};
+use matchlock_vmm::{Booted, Deadlines, Fallback, Machine, Policy, Running, adopt, boot, qemu::Qemu};
 use matchlock_wire::{Request, Start};
 
 use crate::{
     ask::{AskError, ask},
     launch::{LaunchError, random},
     link::{Link, LinkError},
-    start,
+    start::{self, LOWER},
     template::{NoTemplate, Ready},
     timeline::Timeline,
+    warm::Adoptable,
 };
 
 /// How long a booted guest may take to mount its disks and become the sandbox. Emulated, on a loaded machine, it is
@@ -26,18 +27,18 @@ use crate::{
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// How long a restored guest may run until it is the sandbox, in processor time of its VMM: a fifth of a second is usual.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(6);
+pub(crate) const RESTORE_DEADLINE: Duration = Duration::from_secs(6);
 
 /// What is needed for it.
-pub(crate) struct BringUp<'a, S, R> {
+pub(crate) struct BringUp<'a, S, L> {
     pub(crate) vmm: &'a Qemu,
     pub(crate) machine: &'a Machine,
     pub(crate) spec: &'a SandboxSpec,
     pub(crate) timeline: &'a Timeline,
     /// Is told the pid of each process of the VMM as soon as there is one.
     pub(crate) started: S,
-    /// Makes the writable layer as if it had never been used.
-    pub(crate) renew: R,
+    /// Makes the writable layer with which the guest of a template goes on, or an empty one; as if there had been none.
+    pub(crate) make_layer: L,
 }
 
 /// A machine whose guest is the sandbox.
@@ -45,23 +46,43 @@ pub(crate) struct Up {
     pub(crate) running: Running,
     pub(crate) link: Link,
     pub(crate) notices: Vec<String>,
+    /// The way to whoever had kept it ready, who waits for this start's end.
+    pub(crate) pool: Option<tokio::net::UnixStream>,
 }
 
-impl<S, R> BringUp<'_, S, R>
+impl Up {
+    /// What was tried before has left these words.
+    fn after(mut self, notices: Vec<String>) -> Self {
+        self.notices.splice(..0, notices);
+        self
+    }
+}
+
+impl<S, L> BringUp<'_, S, L>
 where
     S: FnMut(i32) -> Result<(), LaunchError>,
-    R: FnOnce() -> Result<(), LaunchError>,
+    L: FnMut(Option<&Ready>) -> Result<(), LaunchError>,
 {
-    /// Continue the saved guest if there is one, or boot.
-    pub(crate) async fn run(mut self, template: Option<Result<Ready, NoTemplate>>) -> Result<Up, LaunchError> {
+    /// Take over the spare if there is one, continue the saved guest if there is one, or boot.
+    pub(crate) async fn run(
+        mut self,
+        template: Option<Result<Ready, NoTemplate>>,
+        spare: Option<Adoptable>,
+    ) -> Result<Up, LaunchError> {
         let mut notices = Vec::new();
+        if let (Some(spare), Some(Ok(template))) = (spare, &template) {
+            match self.take_over(spare, template).await {
+                Ok(up) => return up,
+                Err(reason) => notices.push(format!("the spare sandbox was of no use: {}", one_line(&reason))),
+            }
+        }
         if let Some(template) = template {
             match self.continue_saved(template).await {
-                Ok(up) => return up,
+                Ok(up) => return up.map(|up| up.after(notices)),
                 Err(reason) => notices.push(format!("starting cold: {}", one_line(&reason))),
             }
-            (self.renew)()?;
         }
+        (self.make_layer)(None)?;
         let mut recorded = Ok(());
         let greet = async |pid, stream| {
             recorded = (self.started)(pid);
@@ -75,7 +96,23 @@ where
         tokio::time::timeout(START_DEADLINE, become_sandbox(&link, self.spec, self.timeline))
             .await
             .map_err(silent)??;
-        Ok(Up { running, link, notices })
+        Ok(Up { running, link, notices, pool: None })
+    }
+
+    /// As for [`Self::continue_saved`], what the guest refuses is the inner error.
+    async fn take_over(
+        &mut self,
+        Adoptable { spare, has_image, pool }: Adoptable,
+        template: &Ready,
+    ) -> Result<Result<Up, LaunchError>, NoTemplate> {
+        self.timeline.mark("spare sandbox found");
+        let image = (LOWER, &self.machine.disks[LOWER as usize]);
+        let console = self.machine.console_log.clone();
+        let become_it = async |pid, stream| self.become_it(pid, Link::to_warmed, stream).await;
+        let adopted = adopt(spare, console, (!has_image).then_some(image), RESTORE_DEADLINE, become_it).await;
+        let (running, (link, became)) = adopted.map_err(NoTemplate::Restore)?;
+        let notices = template.fallback.iter().map(emulated).collect();
+        Ok(became.map(|()| Up { running, link, notices, pool: Some(pool) }))
     }
 
     /// What the guest itself refuses, it would refuse as well if it were booted: that is the inner error.
@@ -84,19 +121,31 @@ where
         template: Result<Ready, NoTemplate>,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
         let template = template?;
+        if let Err(error) = (self.make_layer)(Some(&template)) {
+            return Ok(Err(error));
+        }
         // A file system of the user's may have to be repaired when it is mounted.
         let deadline = if self.spec.extra_disks.is_empty() { RESTORE_DEADLINE } else { START_DEADLINE };
-        let become_it = async |pid, stream: UnixStream| -> Result<_, LinkError> {
-            let recorded = (self.started)(pid);
-            let link = Link::to_restored(tokio::net::UnixStream::from_std(stream)?);
-            match become_sandbox(&link, self.spec, self.timeline).await {
-                Err(LaunchError::Guest(AskError::Link(broken))) => Err(broken),
-                became => Ok((link, recorded.and(became))),
-            }
-        };
-        let (running, (link, became)) = template.restore(self.vmm, self.machine, deadline, become_it).await?;
+        let (vmm, machine) = (self.vmm, self.machine);
+        let become_it = async |pid, stream| self.become_it(pid, Link::to_restored, stream).await;
+        let (running, (link, became)) = template.restore(vmm, machine, deadline, become_it).await?;
         let notices = template.fallback.iter().map(emulated).collect();
-        Ok(became.map(|()| Up { running, link, notices }))
+        Ok(became.map(|()| Up { running, link, notices, pool: None }))
+    }
+
+    /// Its error is the link's; what else goes wrong is the value's.
+    async fn become_it(
+        &mut self,
+        pid: i32,
+        link: fn(tokio::net::UnixStream) -> Link,
+        stream: UnixStream,
+    ) -> Result<(Link, Result<(), LaunchError>), LinkError> {
+        let recorded = (self.started)(pid);
+        let link = link(tokio::net::UnixStream::from_std(stream)?);
+        match become_sandbox(&link, self.spec, self.timeline).await {
+            Err(LaunchError::Guest(AskError::Link(broken))) => Err(broken),
+            became => Ok((link, recorded.and(became))),
+        }
     }
 }
 

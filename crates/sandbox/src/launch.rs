@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use matchlock_model::{Phase, SandboxSpec};
+use matchlock_model::{Phase, SandboxSpec, VmLayout};
 use matchlock_store::{Action, StoreError, claim_folder, identity_of};
 use matchlock_vmm::{
     BootError, ConsoleLog, Disk, Machine,
@@ -33,7 +33,9 @@ use crate::{
     relay,
     sandbox::{Guest, Sandbox},
     start,
+    template::{NoTemplate, Ready},
     timeline::Timeline,
+    warm::{Adoptable, ImageFile, adoptable},
 };
 
 /// What to start.
@@ -120,13 +122,8 @@ async fn assemble(
     let layout = host.state.vm(&spec.id);
     hold.claim = Some(claim_folder(layout.dir())?);
     let log = VmLog::create(&layout.log()).map_err(|source| LaunchError::Io { what: "make the log", source })?;
-    let make_upper = || upper::create(&host.cache.uppers(), u64::from(spec.resources.disk_size_mb), &layout.upper());
-    match &template {
-        Some(Ok(template)) => template.copy_layer(&layout.upper())?,
-        _ => make_upper()?,
-    }
+    let spare = spare_for(host, &spec, &image, template.as_ref()).await;
     hold.store.advance(&spec.id, &[Phase::Created, Phase::Starting], |_| {})?;
-    timeline.mark("writable layer made");
 
     let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
     let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
@@ -142,15 +139,20 @@ async fn assemble(
             let process = identity_of(pid).map_err(|source| LaunchError::Io { what: "read /proc", source })?;
             process.map_or(Ok(()), |process| Ok(store.push_undo(&spec.id, &Action::EndProcess { process })?))
         },
-        // A guest that was given up may have written to it.
-        renew: || {
-            fs::remove_file(layout.upper()).map_err(|source| LaunchError::Io { what: "remove a layer", source })?;
-            Ok(make_upper()?)
+        make_layer: |template: Option<&Ready>| {
+            // A guest that was given up may have written to it.
+            remove_layer(&layout)?;
+            match template {
+                Some(template) => template.copy_layer(&layout.upper())?,
+                None => upper::create(&host.cache.uppers(), u64::from(spec.resources.disk_size_mb), &layout.upper())?,
+            }
+            timeline.mark("writable layer made");
+            Ok(())
         },
     };
-    let Up { running, link, notices } = up.run(template).await?;
+    let Up { running, link, notices, pool } = up.run(template, spare).await?;
     // The VMM has it open, and nobody else wants it: so it goes with the VMM, and giving it back costs nobody time.
-    fs::remove_file(layout.upper()).map_err(|source| LaunchError::Io { what: "hide the writable layer", source })?;
+    remove_layer(&layout)?;
     timeline.mark("guest ready");
     hold.machine = Some(running);
     let spec = Arc::new(spec);
@@ -158,7 +160,30 @@ async fn assemble(
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
     timeline.mark("sandbox ready");
-    Ok(Guest { spec, link, log, notices, _relay: relay })
+    Ok(Guest { spec, link, log, notices, _pool: pool, _relay: relay })
+}
+
+/// A guest that waits to become such a sandbox. None has disks of a user's.
+async fn spare_for(
+    host: &Host,
+    spec: &SandboxSpec,
+    image: &File,
+    template: Option<&Result<Ready, NoTemplate>>,
+) -> Option<Adoptable> {
+    let Some(Ok(template)) = template else { return None };
+    if !spec.extra_disks.is_empty() {
+        return None;
+    }
+    adoptable(&host.state, template.key(), ImageFile::of(image).ok()?).await
+}
+
+fn remove_layer(layout: &VmLayout) -> Result<(), LaunchError> {
+    match fs::remove_file(layout.upper()) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LaunchError::Io { what: "remove the writable layer", source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A path for as long as the file is open here (`proc_pid_fd(5)`).

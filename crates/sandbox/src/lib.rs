@@ -23,6 +23,7 @@ mod socket;
 mod start;
 mod template;
 mod timeline;
+pub mod warm;
 
 pub use ask::AskError;
 pub use disks::DiskError;

@@ -9,6 +9,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    os::unix::net::UnixStream as StdStream,
     sync::{Arc, OnceLock},
 };
 
@@ -75,6 +76,7 @@ enum Command {
     Eof(SessionId, Channel),
     Stop(SessionId, Channel),
     End(SessionId),
+    Release(oneshot::Sender<StdStream>),
 }
 
 impl Link {
@@ -96,7 +98,23 @@ impl Link {
     /// Take the host's role towards a guest that was saved while it was parked: it has said its hello.
     #[must_use]
     pub fn to_restored(stream: UnixStream) -> Self {
-        Self::drive(stream, Mux::to_restored(), None).0
+        Self::drive(stream, Mux::to_restored(limits::PARKING_SESSIONS), None).0
+    }
+
+    /// Take the host's role towards a guest that somebody else has warmed.
+    #[must_use]
+    pub(crate) fn to_warmed(stream: UnixStream) -> Self {
+        Self::drive(stream, Mux::to_restored(limits::WARMING_SESSIONS), None).0
+    }
+
+    /// Let go of the stream, for somebody else to take this role.
+    ///
+    /// # Errors
+    /// It is gone, or something is still said on it.
+    pub(crate) async fn release(self) -> Result<StdStream, LinkError> {
+        let (reply, released) = oneshot::channel();
+        self.commands.send(Command::Release(reply)).map_err(|_| self.fate())?;
+        released.await.map_err(|_| self.fate())
     }
 
     /// Take the guest's role on `stream`.
@@ -278,7 +296,9 @@ impl Driver {
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
-                    self.obey(command);
+                    if let Some(wants_stream) = self.obey(command) {
+                        return self.release(wants_stream);
+                    }
                     self.write()?;
                 }
             }
@@ -356,7 +376,8 @@ impl Driver {
         Some(Session { id, link, events, over: false })
     }
 
-    fn obey(&mut self, command: Command) {
+    /// Returns who wants the stream, if that was the command.
+    fn obey(&mut self, command: Command) -> Option<oneshot::Sender<StdStream>> {
         match command {
             Command::Open(request, reply) => {
                 let session = self.mux.open(&request).map_err(LinkError::Refused);
@@ -376,7 +397,18 @@ impl Driver {
             Command::Eof(id, channel) => self.mux.eof(id, channel),
             Command::Stop(id, channel) => self.mux.stop(id, channel),
             Command::End(id) => self.mux.end(id),
+            Command::Release(reply) => return Some(reply),
         }
+        None
+    }
+
+    /// Only between sessions does the other side notice nothing of it.
+    fn release(self, reply: oneshot::Sender<StdStream>) -> Result<(), LinkError> {
+        if self.sessions.is_empty() && self.mux.output_len() == 0 {
+            // One who does not wait any more does not want it.
+            let _ = reply.send(self.stream.into_std()?);
+        }
+        Ok(())
     }
 }
 

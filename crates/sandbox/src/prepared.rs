@@ -82,7 +82,8 @@ impl Host {
     }
 }
 
-fn shape<'a>(files: &'a GuestFiles, spec: &SandboxSpec) -> Shape<'a> {
+/// The shape of sandboxes like `spec`.
+pub(crate) fn shape<'a>(files: &'a GuestFiles, spec: &SandboxSpec) -> Shape<'a> {
     // Which files its disks are does not matter to a template.
     let disks = start::disks(spec, PathBuf::new(), PathBuf::new(), vec![PathBuf::new(); spec.extra_disks.len()]);
     Shape {

@@ -16,6 +16,7 @@ use matchlock_store::StoreError;
 use matchlock_vmm::{LAST_WORDS, ProcessEnd};
 use matchlock_wire::{Exec, Request};
 use thiserror::Error;
+use tokio::net::UnixStream;
 
 use crate::{
     ask::{AskError, ask},
@@ -58,6 +59,8 @@ pub(crate) struct Guest {
     pub(crate) log: VmLog,
     /// What the user should know about how it runs.
     pub(crate) notices: Vec<String>,
+    /// Whoever had kept it ready waits until this is closed, or for a moment: see [`crate::warm`].
+    pub(crate) _pool: Option<UnixStream>,
     pub(crate) _relay: Relay,
 }
 

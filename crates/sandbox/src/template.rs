@@ -168,6 +168,11 @@ impl Ready {
         upper::copy(&self.template.layer, path)
     }
 
+    /// The same in `layer`, which is empty.
+    pub(crate) fn fill_layer(&self, layer: &File) -> Result<(), UpperError> {
+        upper::copy_to(&self.template.layer, layer)
+    }
+
     /// Continue the saved guest as `machine`, with `ready` to find out whether it does.
     pub(crate) async fn restore<T>(
         &self,
@@ -228,6 +233,13 @@ impl StandIns {
         }
         Ok(Self { machine, _files: files })
     }
+}
+
+/// A file without a name that holds the image which a guest has while it is saved.
+pub(crate) fn stand_in_image(cache: &CacheLayout) -> Result<File, NoTemplate> {
+    let file = tempfile::tempfile_in(cache.root()).map_err(NoTemplate::StandIn)?;
+    image(&file)?;
+    Ok(file)
 }
 
 /// An image whose one program ends at once, and the folders that a guest mounts on.

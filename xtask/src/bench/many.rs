@@ -168,7 +168,7 @@ pub(super) fn by_the_program(home: &Home, runs: usize) -> Result<Vec<Row>> {
 
 fn proportional(home: &Home, id: &str) -> Result<u64> {
     let record: Value = serde_json::from_str(&home.succeed(&["get", id])?)?;
-    Ok(memory_of(record["pid"].as_u64().context("a supervisor")?.try_into()?)?)
+    Ok(memory_of(&[record["pid"].as_u64().context("a supervisor")?.try_into()?])?)
 }
 
 /// Bytes that the system could give to programs without swapping (`proc_meminfo(5)`).

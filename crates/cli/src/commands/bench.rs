@@ -10,7 +10,10 @@ use std::{
 };
 
 use matchlock_model::{ExitStatus, printable};
-use matchlock_sandbox::bench::{Samples, memory_of};
+use matchlock_sandbox::{
+    bench::{Samples, memory_of},
+    store::Action,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -156,11 +159,17 @@ impl Bench<'_> {
         }
     }
 
-    /// Bytes that a sandbox takes up: its supervisor's and its VMM's.
+    /// Bytes that a sandbox takes up: its supervisor's and its VMM's, which is no child of that if it was a spare.
     fn memory(&self, id: &str) -> Result<u64, CliError> {
-        let owner = get::find(id, self.environment)?.owner.and_then(|owner| u32::try_from(owner.pid).ok());
-        let owner = owner.ok_or_else(|| CliError::failure(format!("{id} has ended by itself")))?;
-        memory_of(owner).map_err(CliError::io("measure memory"))
+        let sandbox = get::find(id, self.environment)?;
+        let owed = self.environment.host()?.sandboxes()?.owed(&sandbox.id)?;
+        let machines = owed.iter().filter_map(|owed| match &owed.action {
+            Action::EndProcess { process } => Some(process.pid),
+            _ => None,
+        });
+        let processes = sandbox.owner.iter().map(|owner| owner.pid).chain(machines);
+        let processes: Vec<_> = processes.filter_map(|pid| u32::try_from(pid).ok()).collect();
+        memory_of(&processes).map_err(CliError::io("measure memory"))
     }
 
     async fn end_idle(&mut self) -> Result<(), CliError> {

@@ -1,6 +1,7 @@
-//! `run --detach`: the same program once more, in a session of its own, as the sandbox's supervisor.
+//! `run --detach` and `warm --detach`: the same program once more, in a session of its own, as the sandbox's supervisor or as the keeper
+//! of spares.
 //!
-//! It says on a pipe when the sandbox is ready. Until then it shares our stderr, so that what goes wrong is seen.
+//! It says on a pipe when it is ready. Until then it shares our stderr, so that what goes wrong is seen.
 
 use std::{
     fs::File,
@@ -12,7 +13,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use matchlock_model::{ExitStatus, SandboxId};
+use matchlock_model::ExitStatus;
 use rustix::{
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
     pipe::PipeFlags,
@@ -32,16 +33,43 @@ use crate::{
 ///
 /// A sandbox whose id nobody could be told is ended and removed again.
 pub(crate) async fn supervise_in_background(environment: &Environment) -> Result<ExitStatus, CliError> {
+    let Background { said: id, mut process, pid } = match work_in_background().await? {
+        Ok(background) => background,
+        Err(status) => return Ok(status),
+    };
+    if let Err(untold) = output::line(&id) {
+        let signalled = pid.map(|pid| kill_process(pid, Signal::TERM));
+        if let Some(Ok(())) = signalled {
+            process.wait().await.map_err(CliError::io("detach"))?;
+        }
+        let id = get::parse(&id)?;
+        environment.host()?.sandboxes()?.remove(&id).map_err(CliError::during("remove VM"))?;
+        return Err(untold);
+    }
+    Ok(ExitStatus::SUCCESS)
+}
+
+/// What works in the background now.
+pub(crate) struct Background {
+    /// What it said when it was ready.
+    pub(crate) said: String,
+    process: Child,
+    pid: Option<Pid>,
+}
+
+/// Start this program again, in the background, and wait until it says that it is ready, or has ended: then with this status, having said
+/// why. A signal in the meantime is passed on.
+pub(crate) async fn work_in_background() -> Result<Result<Background, ExitStatus>, CliError> {
     let failed = || CliError::io("detach");
     let mut signals = Signals::take().map_err(failed())?;
     let (ready, announce) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?;
-    let mut supervisor = start(announce).map_err(failed())?;
-    let pid = supervisor.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let mut process = start(announce).map_err(failed())?;
+    let pid = process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
 
     let mut ready = Receiver::from_owned_fd(ready).map_err(failed())?;
-    let mut id = String::new();
+    let mut said = String::new();
     {
-        let reading = ready.read_to_string(&mut id);
+        let reading = ready.read_to_string(&mut said);
         tokio::pin!(reading);
         loop {
             tokio::select! {
@@ -58,27 +86,17 @@ pub(crate) async fn supervise_in_background(environment: &Environment) -> Result
             }
         }
     }
-    if !id.is_empty() {
-        if let Err(untold) = output::line(&id) {
-            let signalled = pid.map(|pid| kill_process(pid, Signal::TERM));
-            if let Some(Ok(())) = signalled {
-                supervisor.wait().await.map_err(failed())?;
-            }
-            let id = get::parse(&id)?;
-            environment.host()?.sandboxes()?.remove(&id).map_err(CliError::during("remove VM"))?;
-            return Err(untold);
-        }
-        return Ok(ExitStatus::SUCCESS);
+    if !said.is_empty() {
+        return Ok(Ok(Background { said, process, pid }));
     }
-    // It ended before its sandbox was ready, and has said why.
-    let status = supervisor.wait().await.map_err(failed())?;
-    Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), status.signal()) {
-        (Some(code), _) if code != 0 => ExitStatus::Code(code),
+    let status = process.wait().await.map_err(failed())?;
+    match (status.code().and_then(|code| u8::try_from(code).ok()), status.signal()) {
+        (Some(code), _) if code != 0 => Ok(Err(ExitStatus::Code(code))),
         (_, Some(signal)) => {
-            return Err(CliError::failure(format!("the sandbox's supervisor was killed by signal {signal}")));
+            Err(CliError::failure(format!("the process in the background was killed by signal {signal}")))
         }
-        _ => ExitStatus::Failure,
-    })
+        _ => Ok(Err(ExitStatus::Failure)),
+    }
 }
 
 /// This program with the same arguments, told to announce itself on `announce`.
@@ -106,7 +124,7 @@ fn leave_session(command: &mut Command) {
     }
 }
 
-/// How a supervisor in the background says that its sandbox is ready.
+/// How a process in the background says that what it was started for is ready.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pipe: File,
@@ -122,11 +140,11 @@ impl Announcement {
         Ok(Some(Self { pipe: File::from(fd) }))
     }
 
-    /// Say it, and let go of the terminal.
-    pub(crate) fn make(&mut self, id: &SandboxId) -> Result<(), CliError> {
+    /// Say it with this word, and let go of the terminal.
+    pub(crate) fn make(&mut self, word: &str) -> Result<(), CliError> {
         // First what may fail: who has been told of a sandbox has one.
         let null = File::options().write(true).open("/dev/null").map_err(CliError::io("open /dev/null"))?;
-        self.pipe.write_all(id.as_str().as_bytes()).map_err(CliError::io("announce the sandbox"))?;
+        self.pipe.write_all(word.as_bytes()).map_err(CliError::io("say that it is ready"))?;
         rustix::stdio::dup2_stderr(null).map_err(io::Error::from).map_err(CliError::io("let go of standard error"))
     }
 }

@@ -1,7 +1,10 @@
 //! `matchlock gc`.
 
 use matchlock_model::{ExitStatus, one_line};
-use matchlock_sandbox::store::{self, ImageStore, Reconciled, Released, Report, StoreError};
+use matchlock_sandbox::{
+    store::{self, ImageStore, Reconciled, Released, Report, StoreError},
+    warm,
+};
 
 use super::get;
 use crate::{env::Environment, error::CliError, output};
@@ -26,7 +29,8 @@ pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, C
     if args.move_aside {
         move_aside(environment)?;
     }
-    let mut store = environment.host()?.sandboxes()?;
+    let host = environment.host()?;
+    let mut store = host.sandboxes()?;
     let reports = match &args.id {
         Some(id) => vec![store.reconcile(&get::parse(id)?, args.force_running).map_err(CliError::during("gc"))?],
         None => store.reconcile_all(args.force_running).map_err(CliError::during("gc"))?,
@@ -37,6 +41,9 @@ pub(crate) fn gc(args: &Args, environment: &Environment) -> Result<ExitStatus, C
     }
     // A running sandbox is no failure, unless it is the one that was to be cleaned.
     let refused = args.id.is_some() && matches!(reports[..], [Report { reconciled: Reconciled::Running, .. }]);
+    if args.id.is_none() {
+        warm::sweep(&host.state).map_err(CliError::io("gc"))?;
+    }
     if complete && args.id.is_none() {
         output::line(&format!("Reconciled {} VMs", reports.len()))?;
     }

@@ -1,6 +1,7 @@
 //! `matchlock list`.
 
 use matchlock_model::ExitStatus;
+use matchlock_sandbox::warm::{self, Kept};
 
 use crate::{env::Environment, error::CliError, output};
 
@@ -15,8 +16,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn list(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let mut sandboxes = environment.host()?.sandboxes()?.list().map_err(CliError::during("list VMs"))?;
+pub(crate) async fn list(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
+    let host = environment.host()?;
+    let mut sandboxes = host.sandboxes()?.list().map_err(CliError::during("list VMs"))?;
     sandboxes.retain(|sandbox| !args.running || sandbox.status.may_run());
     if args.json {
         let records: Vec<_> = sandboxes.iter().map(super::get::record).collect();
@@ -33,5 +35,25 @@ pub(crate) fn list(args: &Args, environment: &Environment) -> Result<ExitStatus,
         ]
     };
     output::table(&["ID", "STATUS", "IMAGE", "CREATED", "PID"], &sandboxes.iter().map(row).collect::<Vec<_>>())?;
+    let spares = warm::kept(&host.state).await.map_err(CliError::io("list spare sandboxes"))?;
+    if !spares.is_empty() {
+        output::text("\n")?;
+        output::table(&SPARES_HEADER, &spares.iter().map(spares_row).collect::<Vec<_>>())?;
+    }
     Ok(ExitStatus::SUCCESS)
+}
+
+const SPARES_HEADER: [&str; 6] = ["SPARES", "IMAGE", "CPUS", "MEMORY", "DISK", "PID"];
+
+/// What one process keeps: so many of so many are ready.
+fn spares_row(kept: &Kept) -> Vec<String> {
+    let wish = &kept.wish;
+    vec![
+        format!("{} of {}", kept.ready, wish.count),
+        wish.image.clone().unwrap_or_else(|| "any".to_owned()),
+        wish.vcpus.to_string(),
+        format!("{} MB", wish.memory_mb),
+        format!("{} MB", wish.disk_size_mb),
+        kept.pid.to_string(),
+    ]
 }

@@ -9,6 +9,7 @@ pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod inspect;
+pub(crate) mod keep;
 pub(crate) mod kernel;
 pub(crate) mod kill;
 pub(crate) mod list;
@@ -18,8 +19,10 @@ pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod shape;
 pub(crate) mod template;
 pub(crate) mod version;
+pub(crate) mod warm;
 
 use matchlock_model::ExitStatus;
 
@@ -30,7 +33,7 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
     match command {
         Command::Run(args) => run::run(args, environment).await,
         Command::Exec(args) => exec::exec(args, environment).await,
-        Command::List(args) => list::list(&args, environment),
+        Command::List(args) => list::list(&args, environment).await,
         Command::Get(args) => get::get(&args, environment),
         Command::Inspect(args) => inspect::inspect(&args, environment),
         Command::Log(args) => log::log(args, environment).await,
@@ -42,6 +45,8 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
         Command::Image(verb) => image::image(verb, environment).await,
         Command::Kernel(verb) => kernel::kernel(verb, environment).await,
         Command::Template(verb) => template::template(verb, environment).await,
+        Command::Warm(args) => warm::warm(args, environment).await,
+        Command::Keep(args) => keep::keep(args),
         Command::Bench(verb) => bench::bench(verb, environment).await,
         Command::Version => version::version(),
         Command::Completion(args) => completion::completion(&args),

@@ -5,9 +5,9 @@
 use std::{cell::Cell, ffi::OsString, time::Duration};
 
 use matchlock_model::{
-    CpuCount, ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
+    ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
 };
-use matchlock_sandbox::{Keep, Launch, Sandbox, Timeline, exec::ExecError, host_memory_mb};
+use matchlock_sandbox::{Keep, Launch, Sandbox, Timeline, exec::ExecError};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     ending::{self, EarlyEnd, while_serving},
     image,
     process::{self, ProcessArgs},
+    shape::ShapeArgs,
 };
 use crate::{
     env::Environment,
@@ -36,15 +37,8 @@ pub(crate) struct Args {
     pull: bool,
     #[command(flatten)]
     process: ProcessArgs,
-    /// Virtual processors; a fraction is enforced as a share of time
-    #[arg(long, default_value_t = 1.0, value_parser = parse::processors, value_name = "N", allow_negative_numbers = true)]
-    cpus: f64,
-    /// Memory in MiB
-    #[arg(long, default_value_t = 512, value_parser = parse::whole::<u32>("MiB"), value_name = "MIB", allow_negative_numbers = true)]
-    memory: u32,
-    /// Size of the writable layer in MiB; it takes up only what is written
-    #[arg(long, default_value_t = 5120, value_parser = parse::whole::<u32>("MiB"), value_name = "MIB", allow_negative_numbers = true)]
-    disk_size: u32,
+    #[command(flatten)]
+    shape: ShapeArgs,
     /// Mount an ext4 image, or @NAME for a volume, in the guest
     #[arg(long, value_name = "HOST_PATH:GUEST_MOUNT[:ro]")]
     disk: Vec<OsString>,
@@ -69,9 +63,6 @@ pub(crate) struct Args {
     /// Boot the guest instead of continuing a saved one
     #[arg(long, toggle = false)]
     cold: bool,
-    /// Let commands keep all capabilities and system calls
-    #[arg(long, toggle = false)]
-    privileged: bool,
     /// End the sandbox after this many seconds, image and boot included; 0 for never
     #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = parse::whole::<u64>("seconds"), value_name = "SECONDS", allow_negative_numbers = true)]
     timeout: u64,
@@ -123,23 +114,7 @@ impl Plan {
         if !args.no_network {
             return Err(CliError::failure("--no-network=false: sandboxes have no network yet"));
         }
-        let cpus = CpuCount::try_from(args.cpus).map_err(|error| CliError::failure(error.to_string()))?;
-        let host_cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-        if cpus.vcpus() > host_cpus {
-            return Err(CliError::failure(format!("--cpus must be <= host cpus ({host_cpus})")));
-        }
-        let host_memory = host_memory_mb();
-        if u64::from(args.memory) > host_memory {
-            return Err(CliError::failure(format!("--memory must be <= host memory ({host_memory} MiB)")));
-        }
-        let resources = Resources {
-            cpus,
-            memory_mb: args.memory,
-            disk_size_mb: args.disk_size,
-            timeout_seconds: args.timeout,
-            graceful_shutdown_ms: u64::try_from(args.graceful_shutdown.as_millis()).unwrap_or(u64::MAX),
-        };
-        resources.check().map_err(|error| CliError::failure(error.to_string()))?;
+        let resources = args.shape.resources(args.timeout, args.graceful_shutdown)?;
         let cache = environment.host()?.cache;
         Ok(Self {
             mode: args.process.mode(),
@@ -176,7 +151,7 @@ impl Plan {
             // The launch replaces it by one that is free.
             id: SandboxId::from_random([0; 4]),
             image: self.args.image.clone(),
-            privileged: self.args.privileged,
+            privileged: self.args.shape.privileged,
             resources: self.resources.clone(),
             network: self.network.clone(),
             env: self.variables.iter().cloned().collect(),
@@ -369,7 +344,7 @@ impl Work<'_> {
 /// Say that the sandbox is ready, where somebody waits to be told. Until that has worked, it stays to be said.
 fn announce(announcement: &mut Option<Announcement>, id: &SandboxId) -> Result<(), CliError> {
     if let Some(ready) = announcement {
-        ready.make(id)?;
+        ready.make(id.as_str())?;
     }
     *announcement = None;
     Ok(())

@@ -1,0 +1,103 @@
+//! One spare: a saved guest is restored, gets warm, and is let go of.
+
+use std::{fs::File, io, os::unix::net::UnixStream, sync::Arc};
+
+use matchlock_model::SandboxSpec;
+use matchlock_vmm::{Spare, upper::UpperError};
+use matchlock_wire::{Exec, Request, RootDisks, Warm};
+use thiserror::Error;
+
+use super::ImageFile;
+use crate::{
+    Host,
+    ask::{AskError, ask},
+    bring_up::RESTORE_DEADLINE,
+    exec::{self, Streams},
+    launch::{LaunchError, machine, path_of, random},
+    link::{Link, LinkError},
+    prepared,
+    start::{self, LOWER, UPPER},
+    template::{self, NoTemplate},
+};
+
+/// Programs that a spare with an image runs, and which most images have: the loader, the library and a shell are in memory then, and
+/// the emulator has met their code.
+const WARMING: [&[&str]; 2] = [&["true"], &["sh", "-c", ":"]];
+
+/// What one without an image runs: our own program, which ends at once.
+const BARE_WARMING: [&[&str]; 1] = [&["/init"]];
+
+/// Why there is no spare.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum MakeError {
+    #[error(transparent)]
+    Prepare(#[from] LaunchError),
+    #[error(transparent)]
+    Restore(#[from] NoTemplate),
+    #[error(transparent)]
+    Layer(#[from] UpperError),
+    #[error(transparent)]
+    Guest(#[from] AskError),
+    #[error("make its disks")]
+    Disks(#[source] io::Error),
+    #[error("let go of it")]
+    LetGo(#[source] io::Error),
+}
+
+/// A spare that waits to be taken.
+#[derive(Debug)]
+pub struct Waiting {
+    pub(super) spare: Spare,
+    /// The template it was restored from.
+    pub(super) template: String,
+    pub(super) image: Option<ImageFile>,
+}
+
+/// Make a spare of this shape, with this image if there is one. Dropping the future ends its machine.
+///
+/// # Errors
+/// [`MakeError`]; nothing is left then.
+pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) -> Result<Waiting, MakeError> {
+    let files = host.prepare().await.map_err(LaunchError::from)?;
+    let template = template::ensure(&host.cache, &prepared::shape(&files, shape)).await?;
+    // Neither needs a name: they go with the machine.
+    let layer = tempfile::tempfile_in(host.state.root()).map_err(MakeError::Disks)?;
+    template.fill_layer(&layer)?;
+    let own = image.as_ref().map(|image| ImageFile::of(image)).transpose().map_err(MakeError::Disks)?;
+    let lower = match image {
+        Some(image) => image,
+        None => Arc::new(template::stand_in_image(&host.cache)?),
+    };
+    let disks = start::disks(shape, path_of(&lower), path_of(&layer), Vec::new());
+    let machine = machine(&files, shape, disks);
+    let vmm = files.vmm.clone().kept_by("/proc/self/exe".into());
+    let get_warm = async |_, stream: UnixStream| {
+        let link = Link::to_restored(tokio::net::UnixStream::from_std(stream)?);
+        match get_warm(&link, own.is_some()).await {
+            Err(AskError::Link(broken)) => Err(broken),
+            warmed => Ok((link, warmed)),
+        }
+    };
+    let (running, (link, warmed)) = template.restore(&vmm, &machine, RESTORE_DEADLINE, get_warm).await?;
+    warmed?;
+    let control = link.release().await.map_err(AskError::from)?;
+    let spare = running.into_spare(control).map_err(MakeError::LetGo)?;
+    Ok(Waiting { spare, template: template.key().to_owned(), image: own })
+}
+
+async fn get_warm(link: &Link, image: bool) -> Result<(), AskError> {
+    let entropy = random().map_err(|_| LinkError::Closed)?;
+    let warm = Warm { entropy, root: RootDisks { lower: LOWER, upper: UPPER }, image };
+    ask(link, Request::Warm(warm)).await?;
+    for words in if image { &WARMING[..] } else { &BARE_WARMING } {
+        let argv = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        // That an image has no such program makes a spare that is less warm.
+        if let Err(exec::ExecError::Link(broken)) =
+            exec::run(link, Exec { argv, ..Exec::default() }, Streams::default()).await
+        {
+            return Err(broken.into());
+        }
+    }
+    Ok(())
+}
