@@ -17,7 +17,7 @@ use crate::{
     launch::{LaunchError, random},
     link::{Link, LinkError},
     start::{self, LOWER},
-    template::{NoTemplate, Ready},
+    template::{self, NoTemplate, Ready},
     timeline::Timeline,
     warm::Adoptable,
 };
@@ -109,7 +109,8 @@ where
         let image = (LOWER, &self.machine.disks[LOWER as usize]);
         let console = self.machine.console_log.clone();
         let become_it = async |pid, stream| self.become_it(pid, Link::to_warmed, stream).await;
-        let adopted = adopt(spare, console, (!has_image).then_some(image), RESTORE_DEADLINE, become_it).await;
+        let disks = if has_image { &[][..] } else { &[image] };
+        let adopted = adopt(spare, console, disks, RESTORE_DEADLINE, become_it).await;
         let (running, (link, became)) = adopted.map_err(NoTemplate::Restore)?;
         let notices = template.fallback.iter().map(emulated).collect();
         Ok(became.map(|()| Up { running, link, notices, pool: Some(pool) }))
@@ -120,15 +121,21 @@ where
         &mut self,
         template: Result<Ready, NoTemplate>,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
-        let template = template?;
-        if let Err(error) = (self.make_layer)(Some(&template)) {
-            return Ok(Err(error));
-        }
+        let mut template = template?;
         // A file system of the user's may have to be repaired when it is mounted.
         let deadline = if self.spec.extra_disks.is_empty() { RESTORE_DEADLINE } else { START_DEADLINE };
         let (vmm, machine) = (self.vmm, self.machine);
+        if template.first.is_none()
+            && let Err(error) = (self.make_layer)(Some(&template))
+        {
+            return Ok(Err(error));
+        }
+        let first = template.first.take();
         let become_it = async |pid, stream| self.become_it(pid, Link::to_restored, stream).await;
-        let (running, (link, became)) = template.restore(vmm, machine, deadline, become_it).await?;
+        let (running, (link, became)) = match first {
+            Some(first) => template::go_on(first, machine, deadline, become_it).await?,
+            None => template.restore(vmm, machine, deadline, become_it).await?,
+        };
         let notices = template.fallback.iter().map(emulated).collect();
         Ok(became.map(|()| Up { running, link, notices, pool: None }))
     }

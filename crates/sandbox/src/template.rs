@@ -14,8 +14,8 @@ use std::{
 use matchlock_image::{ConvertError, Converter, Limits, is_exchangeable};
 use matchlock_model::{CacheLayout, one_line};
 use matchlock_vmm::{
-    Accelerator, Fallback, GUEST, Machine, Recipe, RestoreError, Running, SaveError, Template, TemplateError,
-    Templates, Unfinished, Vmm,
+    Accelerator, Fallback, GUEST, Machine, Recipe, RestoreError, Running, SaveError, Saved, Template, TemplateError,
+    Templates, Vmm,
     qemu::{Qemu, QemuError},
     restore, save,
     upper::{self, UpperError},
@@ -27,6 +27,7 @@ use crate::{
     ask::{AskError, ask},
     link::{Link, LinkError},
     start::{LOWER, UPPER},
+    timeline::Timeline,
 };
 
 /// The size that a guest is told of each disk while it is saved. The real ones are smaller, which it never notices: file
@@ -68,6 +69,8 @@ pub(crate) struct Ready {
     accelerator: Accelerator,
     /// Why that is not KVM, where it might have been.
     pub(crate) fallback: Option<Fallback>,
+    /// The machine that was saved, if it was just now, and the link to its guest: it can go on as the first of all.
+    pub(crate) first: Option<(Saved, Link)>,
 }
 
 /// What sandboxes that share a template have in common.
@@ -90,9 +93,9 @@ impl Shape<'_> {
 }
 
 /// The template for sandboxes of this shape, made if there is none that can be used.
-pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Ready, NoTemplate> {
+pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>, timeline: &Timeline) -> Result<Ready, NoTemplate> {
     let (fallback, tried) = match shape.vmm.kvm(&shape.machine) {
-        Ok(()) => match ensure_for(cache, shape, Accelerator::Kvm).await {
+        Ok(()) => match ensure_for(cache, shape, Accelerator::Kvm, timeline).await {
             Ok(ready) => return Ok(ready),
             // What the accelerator has no part in, such as a disk that is full, another would meet as well.
             Err(NoTemplate::Save(error)) if !matches!(error, SaveError::Write(_)) => {
@@ -102,7 +105,7 @@ pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>) -> Result<Rea
         },
         Err(reason) => (reason, false),
     };
-    let ready = ensure_for(cache, shape, Accelerator::Tcg).await?;
+    let ready = ensure_for(cache, shape, Accelerator::Tcg, timeline).await?;
     if tried {
         shape.vmm.give_up_kvm(&shape.machine, &fallback);
     }
@@ -119,7 +122,12 @@ pub(crate) fn forget(cache: &CacheLayout, shape: &Shape<'_>) -> Result<(), NoTem
     Ok(())
 }
 
-async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Accelerator) -> Result<Ready, NoTemplate> {
+async fn ensure_for(
+    cache: &CacheLayout,
+    shape: &Shape<'_>,
+    accelerator: Accelerator,
+    timeline: &Timeline,
+) -> Result<Ready, NoTemplate> {
     let (vmm, machine) = (shape.vmm, &shape.machine);
     let (layer_mb, privileged) = (shape.layer_mb, shape.privileged);
     let templates = Templates::new(cache.templates());
@@ -128,10 +136,12 @@ async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Acceler
         let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
         blocking(move || Ok(templates.find(&recipe, tsc_khz)))
     };
-    let ready =
-        |template| Ready { template, accelerator, key: recipe.key(), templates: templates.clone(), fallback: None };
+    let ready = |template, first| {
+        let (key, templates) = (recipe.key(), templates.clone());
+        Ready { template, accelerator, key, templates, fallback: None, first }
+    };
     match find().await? {
-        Ok(template) => return Ok(ready(template)),
+        Ok(template) => return Ok(ready(template, None)),
         Err(TemplateError::Missing) => {}
         Err(reason) => tracing::warn!("{reason}: it is made again"),
     }
@@ -140,21 +150,39 @@ async fn ensure_for(cache: &CacheLayout, shape: &Shape<'_>, accelerator: Acceler
         let (cache, machine) = (cache.clone(), machine.clone());
         move || {
             let Some(unfinished) = templates.begin(&recipe, tsc_khz)? else { return Ok(None) };
-            let stand_ins = StandIns::new(&cache, &unfinished, &machine, layer_mb)?;
+            let stand_ins = StandIns::new(&cache, &machine, layer_mb)?;
             Ok(Some((unfinished, stand_ins)))
         }
     });
-    if let Some((unfinished, stand_ins)) = begun.await? {
-        let park = async |_, stream| park(stream, privileged).await;
-        save(vmm, unfinished, (&stand_ins.machine, accelerator), layer_mb * 1024 * 1024, park).await?;
+    let mut first = None;
+    if let Some((unfinished, StandIns { machine, layer, .. })) = begun.await? {
+        let park = async |_, stream| park(stream, privileged, timeline).await;
+        timeline.mark("stand-ins for the disks made");
+        let layer = (layer, layer_mb * 1024 * 1024);
+        first = Some(save(vmm, unfinished, (&machine, accelerator), layer, park).await?);
+        timeline.mark("guest saved");
     }
-    Ok(ready(find().await??))
+    Ok(ready(find().await??, first))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NoTemplate> + Send + 'static,
 ) -> Result<T, NoTemplate> {
     tokio::task::spawn_blocking(work).await.map_err(|interrupted| NoTemplate::StandIn(interrupted.into()))?
+}
+
+/// Go on with a machine that was saved just now as `machine`.
+pub(crate) async fn go_on<T>(
+    (saved, link): (Saved, Link),
+    machine: &Machine,
+    deadline: Duration,
+    ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, LinkError>,
+) -> Result<(Running, T), NoTemplate> {
+    fits(machine)?;
+    let control = link.release().await.map_err(RestoreError::Ready)?;
+    // It has a writable layer of its own.
+    let disks: Vec<_> = (0..).zip(&machine.disks).filter(|(number, _)| *number != UPPER).collect();
+    Ok(saved.go_on(control, machine.console_log.clone(), &disks, deadline, ready).await?)
 }
 
 impl Ready {
@@ -181,13 +209,7 @@ impl Ready {
         deadline: Duration,
         ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, LinkError>,
     ) -> Result<(Running, T), NoTemplate> {
-        let image = File::open(&machine.disks[LOWER as usize].file).and_then(|image| is_exchangeable(&image));
-        if !image.map_err(NoTemplate::ReadImage)? {
-            return Err(NoTemplate::UnusualImage);
-        }
-        if let Some(disk) = machine.disks.iter().find(|disk| is_too_large(&disk.file)) {
-            return Err(NoTemplate::LargeDisk(disk.name.clone()));
-        }
+        fits(machine)?;
         let restored = restore(vmm, machine, (&self.template, self.accelerator), deadline, ready).await;
         if let Err(reason) = &restored
             && let Err(error) = self.templates.remove(&self.key)
@@ -198,30 +220,44 @@ impl Ready {
     }
 }
 
+/// Can a guest that was saved be given these disks?
+fn fits(machine: &Machine) -> Result<(), NoTemplate> {
+    let image = File::open(&machine.disks[LOWER as usize].file).and_then(|image| is_exchangeable(&image));
+    if !image.map_err(NoTemplate::ReadImage)? {
+        return Err(NoTemplate::UnusualImage);
+    }
+    if let Some(disk) = machine.disks.iter().find(|disk| is_too_large(&disk.file)) {
+        return Err(NoTemplate::LargeDisk(disk.name.clone()));
+    }
+    Ok(())
+}
+
 fn is_too_large(disk: &Path) -> bool {
     disk.metadata().is_ok_and(|meta| meta.len() > STAND_IN_SIZE)
 }
 
 /// Have a guest that has just booted rehearse; its link has to stay open until it is saved.
-async fn park(stream: UnixStream, privileged: bool) -> Result<Link, AskError> {
+async fn park(stream: UnixStream, privileged: bool, timeline: &Timeline) -> Result<Link, AskError> {
     let link = Link::to_guest(tokio::net::UnixStream::from_std(stream).map_err(LinkError::from)?).await?;
+    timeline.mark("guest to be saved booted");
     ask(&link, Request::Park(Park { root: RootDisks { lower: LOWER, upper: UPPER }, privileged })).await?;
+    timeline.mark("guest parked");
     Ok(link)
 }
 
 /// A machine with other disks, and their files, which have no names.
 struct StandIns {
     machine: Machine,
-    _files: Vec<File>,
+    layer: File,
+    _others: Vec<File>,
 }
 
 impl StandIns {
-    fn new(cache: &CacheLayout, unfinished: &Unfinished, machine: &Machine, layer_mb: u64) -> Result<Self, NoTemplate> {
+    fn new(cache: &CacheLayout, machine: &Machine, layer_mb: u64) -> Result<Self, NoTemplate> {
         let mut machine = Machine { console_log: None, ..machine.clone() };
         let mut files = Vec::new();
         for (number, disk) in (0..).zip(&mut machine.disks) {
-            let file = if number == UPPER { unfinished.layer() } else { tempfile::tempfile_in(cache.root()) };
-            let file = file.map_err(NoTemplate::StandIn)?;
+            let file = tempfile::tempfile_in(cache.root()).map_err(NoTemplate::StandIn)?;
             match number {
                 LOWER => image(&file)?,
                 UPPER => upper::fill(&cache.uppers(), layer_mb, &file)?,
@@ -231,7 +267,8 @@ impl StandIns {
             disk.file = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             files.push(file);
         }
-        Ok(Self { machine, _files: files })
+        let layer = files.swap_remove(UPPER as usize);
+        Ok(Self { machine, layer, _others: files })
     }
 }
 

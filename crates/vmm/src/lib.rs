@@ -38,7 +38,7 @@ pub use self::{
     keeper::{KEEPER_VERB, keep},
     machine::{ConsoleLog, Disk, Flush, Machine},
     process::ProcessEnd,
-    restore::{RestoreError, SaveError, adopt, restore, save},
+    restore::{RestoreError, SaveError, Saved, adopt, restore, save},
     running::{Exit, Running},
     spare::Spare,
     template::{Recipe, Template, TemplateError, Templates, Unfinished},

@@ -2,12 +2,17 @@
 
 use std::{fmt, fs::File, io, os::fd::OwnedFd, time::Duration};
 
+use serde_json::json;
+
 use crate::{
     machine::{ConsoleLog, Disk},
     process::{Process, ProcessEnd},
     qemu::{QemuError, Qmp, QmpError, replace_disk},
     tail::Tail,
 };
+
+/// The thread that reads a console.
+const CONSOLE: &str = "vm-console";
 
 /// A machine that runs. Dropping it ends the machine at once.
 pub struct Running {
@@ -37,7 +42,7 @@ impl Running {
         errors: impl Into<OwnedFd>,
         console_log: Option<ConsoleLog>,
     ) -> io::Result<Self> {
-        let console = Tail::of("vm-console", console, console_log)?;
+        let console = Tail::of(CONSOLE, console, console_log)?;
         Ok(Self { process, console, errors: Tail::of("vm-errors", errors, None)?, monitor: None })
     }
 
@@ -55,10 +60,24 @@ impl Running {
         self.process.processor_time()
     }
 
-    /// Stop it for good, and write what it takes to go on, beside its memory, to `state`.
-    pub(crate) async fn save(mut self, state: &File) -> Result<(), QmpError> {
+    /// Have `log` take what its console says from now on.
+    pub(crate) fn log_console(self, log: Option<ConsoleLog>) -> io::Result<Self> {
+        let console = self.console.release()?;
+        Ok(Self { console: Tail::of(CONSOLE, console, log)?, ..self })
+    }
+
+    /// Stop it, and write what it takes to go on, beside its memory, to `state`.
+    pub(crate) async fn save(&mut self, state: &File) -> Result<(), QmpError> {
         match &mut self.monitor {
             Some(monitor) => monitor.save(state).await,
+            None => Err(QmpError::Closed),
+        }
+    }
+
+    /// Have it go on after [`Running::save`].
+    pub(crate) async fn go_on(&mut self) -> Result<(), QmpError> {
+        match &mut self.monitor {
+            Some(monitor) => monitor.execute("cont", json!({})).await.map(drop),
             None => Err(QmpError::Closed),
         }
     }

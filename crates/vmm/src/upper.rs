@@ -166,7 +166,7 @@ impl Tools {
 }
 
 /// Copy content, not holes: by sharing blocks where the file system can (FICLONE), else the written ranges.
-fn copy_sparsely(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn copy_sparsely(from: &File, to: &File) -> io::Result<()> {
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! One spare: a saved guest is restored, gets warm, and is let go of.
 
-use std::{fs::File, io, os::unix::net::UnixStream, sync::Arc};
+use std::{fs::File, io, os::unix::net::UnixStream, sync::Arc, time::Instant};
 
 use matchlock_model::SandboxSpec;
 use matchlock_vmm::{Spare, upper::UpperError};
@@ -18,6 +18,7 @@ use crate::{
     prepared,
     start::{self, LOWER, UPPER},
     template::{self, NoTemplate},
+    timeline::Timeline,
 };
 
 /// Programs that a spare with an image runs, and which most images have: the loader, the library and a shell are in memory then, and
@@ -60,7 +61,8 @@ pub struct Waiting {
 /// [`MakeError`]; nothing is left then.
 pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) -> Result<Waiting, MakeError> {
     let files = host.prepare().await.map_err(LaunchError::from)?;
-    let template = template::ensure(&host.cache, &prepared::shape(&files, shape)).await?;
+    let template =
+        template::ensure(&host.cache, &prepared::shape(&files, shape), &Timeline::new(Instant::now(), false)).await?;
     // Neither needs a name: they go with the machine.
     let layer = tempfile::tempfile_in(host.state.root()).map_err(MakeError::Disks)?;
     template.fill_layer(&layer)?;

@@ -6,7 +6,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use rustix::{
-    fs::{FallocateFlags, SeekFrom, fallocate, seek},
+    fs::{SeekFrom, seek},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 /// Bytes that share a checksum.
 const CHUNK: usize = 1024 * 1024;
 
-/// Bytes that are given back to the file system together when all of them are zero.
+/// Bytes that are left out of a copy together when all of them are zero.
 const HOLE: usize = 64 * 1024;
 
 /// Size and content of a file. Chunks that are a hole, or zero, have no entry.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     len: u64,
     /// A chunk's number and its checksum.
     chunks: Vec<(u64, u32)>,
@@ -38,25 +38,24 @@ impl Contents {
     }
 }
 
-/// Give back what a file keeps for zeros.
-pub(super) fn drop_zeros(file: &File) -> io::Result<()> {
-    each_chunk(file, |number, bytes| {
-        for (part, bytes) in (0u64..).zip(bytes.chunks(HOLE)) {
-            if bytes.iter().all(|byte| *byte == 0) {
-                let at = number * CHUNK as u64 + part * HOLE as u64;
-                punch(file, at, bytes.len() as u64)?;
-            }
+/// Copy `from` to `to`, which is empty; what is zero takes up no room there.
+pub(super) fn copy(from: &File, to: &File) -> io::Result<Contents> {
+    let len = from.metadata()?.len();
+    to.set_len(len)?;
+    let mut chunks = Vec::new();
+    each_chunk(from, |number, bytes| {
+        let parts = (0u64..).zip(bytes.chunks(HOLE)).filter(|(_, part)| part.iter().any(|byte| *byte != 0));
+        let mut any = false;
+        for (part, bytes) in parts {
+            to.write_all_at(bytes, number * CHUNK as u64 + part * HOLE as u64)?;
+            any = true;
+        }
+        if any {
+            chunks.push((number, crc32c::crc32c(bytes)));
         }
         Ok(())
-    })
-}
-
-fn punch(file: &File, at: u64, len: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len) {
-        // A file system that cannot: the file is only larger than it need be.
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
+    })?;
+    Ok(Contents { len, chunks })
 }
 
 /// Call `look` with every chunk that is not altogether a hole.
@@ -97,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn zeros_take_up_no_room_and_are_like_holes() {
-        let file = sparse();
-        let (before, blocks) = (Contents::of(&file).unwrap(), file.metadata().unwrap().blocks());
-        drop_zeros(&file).unwrap();
-        assert!(file.metadata().unwrap().blocks() < blocks);
-        assert_eq!(Contents::of(&file).unwrap(), before);
+    fn a_copy_is_the_same_and_its_zeros_take_up_no_room() {
+        let (file, copied) = (sparse(), tempfile::tempfile().unwrap());
+        let before = Contents::of(&file).unwrap();
+        assert_eq!(copy(&file, &copied).unwrap(), before);
+        assert!(copied.metadata().unwrap().blocks() < file.metadata().unwrap().blocks());
+        assert_eq!(Contents::of(&copied).unwrap(), before);
         assert_eq!(before.chunks.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 5, 20]);
     }
 

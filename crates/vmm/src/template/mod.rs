@@ -36,7 +36,7 @@ pub use self::{
 };
 use crate::{
     cache::{Folder, read_bounded},
-    tsc,
+    tsc, upper,
 };
 
 const RECIPE: &str = "template.json";
@@ -210,24 +210,9 @@ impl Templates {
 }
 
 impl Unfinished {
-    /// The file for `size_mb` MiB of guest memory.
-    pub(crate) fn memory(&self, size_mb: u32) -> io::Result<File> {
-        let file = self.create(MEMORY)?;
-        file.set_len(u64::from(size_mb) * 1024 * 1024)?;
-        Ok(file)
-    }
-
     /// The file for the VMM's state.
     pub(crate) fn state(&self) -> io::Result<File> {
         self.create(STATE)
-    }
-
-    /// The file for the writable disk, empty.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn layer(&self) -> io::Result<File> {
-        self.create(LAYER)
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
@@ -235,21 +220,43 @@ impl Unfinished {
         options.read(true).write(true).create_new(true).mode(0o600).open(self.staged.path().join(name))
     }
 
-    /// Both files are written, by a VMM that has ended: the template gets its name.
-    pub(crate) fn publish(self, tsc_khz: Option<u64>, layer_size: u64) -> io::Result<()> {
-        let dir = self.staged.path();
-        let open = |name| File::options().read(true).write(true).open(dir.join(name));
-        let files = [open(MEMORY)?, open(STATE)?, open(LAYER)?];
-        contents::drop_zeros(&files[0])?;
-        files[2].set_len(layer_size)?;
-        let [memory, state, layer] = &files;
-        let contents = [Contents::of(memory)?, Contents::of(state)?, Contents::of(layer)?];
+    /// The files for what belongs to the state, empty.
+    pub(crate) fn copies(&self) -> io::Result<Copies> {
+        Ok(Copies { memory: self.create(MEMORY)?, layer: self.create(LAYER)?, state: self.open(STATE)? })
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        File::open(self.staged.path().join(name))
+    }
+
+    /// State and copies are written: the template gets its name.
+    pub(crate) fn publish(self, contents: [Contents; 3], tsc_khz: Option<u64>) -> io::Result<()> {
+        let [memory, state, layer] = [self.open(MEMORY)?, self.open(STATE)?, self.open(LAYER)?];
         let kept = Kept { recipe: self.recipe, tsc_khz, contents };
+        let dir = self.staged.path();
         let write = |name: &str, text: Vec<u8>| File::create_new(dir.join(name))?.write_all(&text);
         write(RECIPE, serde_json::to_vec(&kept)?)?;
-        write(CHECKED, serde_json::to_vec(&Checked::now(memory, state, layer)?)?)?;
+        write(CHECKED, serde_json::to_vec(&Checked::now(&memory, &state, &layer)?)?)?;
         // Not synced: should the host crash, the next boot compares the digests, and a template can be made again.
         self.folder.name_dir(self.staged, &kept.recipe.key()).map(drop)
+    }
+}
+
+/// A template's own files, but for what tells what they are.
+pub(crate) struct Copies {
+    memory: File,
+    layer: File,
+    state: File,
+}
+
+impl Copies {
+    /// Copy `memory` and the first `layer_size` bytes of `layer`, which belong to the state. Blocks, and does not need the template to
+    /// be still wanted.
+    pub(crate) fn fill(&self, memory: &File, layer: &File, layer_size: u64) -> io::Result<[Contents; 3]> {
+        let memory = contents::copy(memory, &self.memory)?;
+        upper::copy_sparsely(layer, &self.layer)?;
+        self.layer.set_len(layer_size)?;
+        Ok([memory, Contents::of(&self.state)?, Contents::of(&self.layer)?])
     }
 }
 

@@ -48,10 +48,13 @@ impl Place {
     fn make(&self, version: &str) -> PathBuf {
         let recipe = self.recipe(version);
         let unfinished = self.templates.begin(&recipe, KHZ).unwrap().expect("nobody else makes it");
-        unfinished.memory(4).unwrap().write_all_at(b"memory", 2_000_000).unwrap();
+        let (memory, mut layer) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        memory.set_len(4 * 1024 * 1024).unwrap();
+        memory.write_all_at(b"memory", 2_000_000).unwrap();
         unfinished.state().unwrap().write_all(b"state").unwrap();
-        unfinished.layer().unwrap().write_all(b"layer").unwrap();
-        unfinished.publish(KHZ, 100_000).unwrap();
+        layer.write_all(b"layer").unwrap();
+        let contents = unfinished.copies().unwrap().fill(&memory, &layer, 100_000).unwrap();
+        unfinished.publish(contents, KHZ).unwrap();
         self.folder(version)
     }
 
@@ -227,9 +230,11 @@ fn of_two_that_would_make_one_the_second_waits_and_has_it() {
     let unfinished = place.templates.begin(&place.recipe("7.2"), KHZ).unwrap().unwrap();
     let (templates, recipe) = (place.templates.clone(), place.recipe("7.2"));
     let second = std::thread::spawn(move || templates.begin(&recipe, KHZ).unwrap().is_none());
-    drop((unfinished.memory(4).unwrap(), unfinished.state().unwrap(), unfinished.layer().unwrap()));
+    drop(unfinished.state().unwrap());
     assert!(!second.is_finished());
-    unfinished.publish(KHZ, 1).unwrap();
+    let empty = tempfile::tempfile().unwrap();
+    let contents = unfinished.copies().unwrap().fill(&empty, &empty, 1).unwrap();
+    unfinished.publish(contents, KHZ).unwrap();
     assert!(second.join().unwrap(), "it made another one");
     assert_eq!(place.names(), [place.recipe("7.2").key()]);
 }
@@ -238,7 +243,7 @@ fn of_two_that_would_make_one_the_second_waits_and_has_it() {
 fn one_that_was_given_up_leaves_nothing() {
     let place = Place::new();
     let unfinished = place.templates.begin(&place.recipe("7.2"), KHZ).unwrap().unwrap();
-    drop(unfinished.memory(4).unwrap());
+    drop(unfinished.state().unwrap());
     assert_eq!(place.names().len(), 1);
     drop(unfinished);
     assert_eq!(place.names(), [""; 0]);

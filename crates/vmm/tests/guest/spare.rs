@@ -78,7 +78,7 @@ async fn saved(folder: &Path) -> Saved {
         let mut stand_ins = host.machine.clone();
         let image = File::from(memfd_create("image", MemfdFlags::CLOEXEC).unwrap());
         io::copy(&mut File::open(&host.machine.disks[0].file).unwrap(), &mut &image).unwrap();
-        let layer = unfinished.layer().unwrap();
+        let layer = tempfile::tempfile().unwrap();
         upper::fill(&cache().uppers(), LAYER_MB, &layer).unwrap();
         let others = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
         for (disk, file) in stand_ins.disks.iter_mut().zip([&image, &layer].into_iter().chain(&others)) {
@@ -89,7 +89,7 @@ async fn saved(folder: &Path) -> Saved {
             let mut link = greeted(pid, control).await?;
             link.have(&Request::Park(Park { root: ROOT, privileged: true })).await.map(|()| link)
         };
-        save(&host.qemu, unfinished, (&stand_ins, Accelerator::Tcg), LAYER_MB << 20, park).await.unwrap();
+        save(&host.qemu, unfinished, (&stand_ins, Accelerator::Tcg), (layer, LAYER_MB << 20), park).await.unwrap();
     }
     Saved { host, templates, recipe }
 }
@@ -198,7 +198,7 @@ async fn a_guest_goes_on_for_another_process_after_its_makers_death_and_on_other
     let [old_a, old_b] = ["old-a", "old-b"].map(|name| folder.join(name));
     assert!(has_open(pid, &old_a) && has_open(pid, &old_b));
     let replacement = Disk::scratch(a.clone());
-    let adopted = adopt(spare, Some(console), Some((2, &replacement)), DEADLINE, become_sandbox).await;
+    let adopted = adopt(spare, Some(console), &[(2, &replacement)], DEADLINE, become_sandbox).await;
     let (mut running, mut link) = adopted.unwrap();
     running.replace_disk(3, &Disk::readonly(b.clone())).await.unwrap();
     assert!(has_open(pid, &a) && has_open(pid, &b));
