@@ -287,7 +287,7 @@ impl Agent {
         }
         let parked = parked.take();
         self.stage = Stage::Broken;
-        if parked.as_ref().is_some_and(start::Parked::is_warm) && !self.reaper.clear() {
+        if parked.as_ref().is_some_and(|parked| parked.warm) && !self.reaper.clear() {
             return Err(internal("this agent is not the machine's first process"));
         }
         let mut watch = Stopwatch::new();
@@ -311,7 +311,7 @@ impl Agent {
     }
 
     fn warm(&mut self, request: &matchlock_wire::Warm) -> Answer {
-        let cold = |parked: &mut start::Parked| !parked.is_warm();
+        let cold = |parked: &mut start::Parked| !parked.warm;
         let parked = if let Stage::Parked(parked) = &mut self.stage { parked.take_if(cold) } else { None };
         let parked = parked.ok_or_else(|| internal("only a guest that is parked gets warm, and once"))?;
         self.stage = Stage::Broken;
@@ -323,7 +323,7 @@ impl Agent {
     fn exec(&mut self, id: SessionId, request: &matchlock_wire::Exec) -> Answer {
         match self.stage {
             Stage::Started(_) => {}
-            Stage::Parked(Some(ref parked)) if parked.is_warm() => {}
+            Stage::Parked(Some(ref parked)) if parked.warm => {}
             Stage::Parked(_) | Stage::Broken => return Err(internal("the sandbox has not been started")),
             Stage::PoweringOff(_) => return Err(internal("the sandbox is ending")),
         }

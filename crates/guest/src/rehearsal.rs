@@ -39,12 +39,11 @@ pub(crate) fn park(disks: &RootDisks) -> Result<OwnedFd, OsError> {
     Ok(upper)
 }
 
-/// Do it with a root that is mounted, and leave nothing mounted of these disks.
-pub(crate) fn again(disks: &RootDisks) -> Result<(), OsError> {
+/// Do it once more, with a root that [`park`] has mounted.
+pub(crate) fn again(disks: &RootDisks) -> Result<OwnedFd, OsError> {
     root::disassemble()?;
-    rehearse(disks)?;
-    root::tidy_layer(disks)?;
-    [disks.lower, disks.upper].into_iter().try_for_each(root::forget_blocks)
+    root::unmark_layer(disks)?;
+    park(disks)
 }
 
 /// In a process with mounts of its own; when that has ended, nothing of it is left.

@@ -92,10 +92,9 @@ pub(crate) fn disassemble() -> Result<(), OsError> {
         .try_for_each(|path| unmount(path, UnmountFlags::empty()).doing(|| format!("unmount {path}")))
 }
 
-/// Have the writable disk, which is not mounted, as it was before a root was assembled and rehearsed with it.
-pub(crate) fn tidy_layer(disks: &RootDisks) -> Result<(), OsError> {
+/// Have the writable disk, which is not mounted, taken again by an overlay: one that was `volatile` leaves a mark against that.
+pub(crate) fn unmark_layer(disks: &RootDisks) -> Result<(), OsError> {
     mount_disk(disks.upper, UPPER, c"ext4", MountFlags::empty(), UPPER_OPTIONS)?;
-    discard_rehearsal()?;
     remove(VOLATILE_MARK)?;
     unmount(UPPER, UnmountFlags::empty()).doing(|| format!("unmount {UPPER}"))
 }

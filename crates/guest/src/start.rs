@@ -30,6 +30,8 @@ use crate::{
 pub(crate) struct Parked {
     root: Root,
     privileged: bool,
+    /// There was a [`warm`]: commands can be run.
+    pub(crate) warm: bool,
 }
 
 /// How far the root is; with what to make read-only at the end.
@@ -46,7 +48,7 @@ enum Root {
 pub(crate) fn park(park: &Park) -> Result<Parked, OsError> {
     let root = Root::Mounted(rehearsal::park(&park.root)?);
     confine_unless(park.privileged)?;
-    Ok(Parked { root, privileged: park.privileged })
+    Ok(Parked { root, privileged: park.privileged, warm: false })
 }
 
 /// Do what can be done, and warms what comes later, while nobody knows whose sandbox it will be.
@@ -56,10 +58,9 @@ pub(crate) fn warm(parked: Parked, warm: &Warm) -> Result<Parked, OsError> {
         Root::Entered(parked.root.enter(&warm.root, &mut Stopwatch::new())?)
     } else {
         drop(parked.root); // holds a disk that is to be unmounted
-        rehearsal::again(&warm.root)?;
-        Root::Bare
+        Root::Mounted(rehearsal::again(&warm.root)?)
     };
-    Ok(Parked { root, ..parked })
+    Ok(Parked { root, warm: true, ..parked })
 }
 
 /// Do all that `start` says. Returns the file systems to make read-only at the end.
@@ -98,13 +99,6 @@ pub(crate) fn start(
     }
     watch.mark("commands confined");
     Ok(disks)
-}
-
-impl Parked {
-    /// Was there a [`warm`]? Then commands can be run.
-    pub(crate) const fn is_warm(&self) -> bool {
-        !matches!(self.root, Root::Mounted(_))
-    }
 }
 
 impl Root {

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use matchlock_image::is_exchangeable;
 use matchlock_model::{Phase, SandboxSpec, VmLayout};
 use matchlock_store::{Action, StoreError, claim_folder, identity_of};
 use matchlock_vmm::{
@@ -163,7 +164,7 @@ async fn assemble(
     Ok(Guest { spec, link, log, notices, _pool: pool, _relay: relay })
 }
 
-/// A guest that waits to become such a sandbox. None has disks of a user's.
+/// A guest that waits to become such a sandbox. None has disks of a user's, and all have a root that is mounted.
 async fn spare_for(
     host: &Host,
     spec: &SandboxSpec,
@@ -171,7 +172,7 @@ async fn spare_for(
     template: Option<&Result<Ready, NoTemplate>>,
 ) -> Option<Adoptable> {
     let Some(Ok(template)) = template else { return None };
-    if !spec.extra_disks.is_empty() {
+    if !spec.extra_disks.is_empty() || !is_exchangeable(image).ok()? {
         return None;
     }
     adoptable(&host.state, template.key(), ImageFile::of(image).ok()?).await

@@ -50,8 +50,8 @@ pub struct Warm {
     /// As in `Park`.
     pub root: RootDisks,
     /// The image's disk is the sandbox's own, and the root is moved into. Without it the disk still has
-    /// [`crate::REHEARSAL`] on it: that is rehearsed once more, then nothing is mounted and no block of the two disks kept in
-    /// memory, so that others can take their places; programs run where the guest was booted, which has only its `/init`.
+    /// [`crate::REHEARSAL`] on it: that is rehearsed once more, and another image can take its place then as it could before;
+    /// programs run where the guest was booted, which has only its `/init`.
     pub image: bool,
 }
 
