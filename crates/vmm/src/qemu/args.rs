@@ -3,7 +3,7 @@
 //! Understood by QEMU 7.2 to 10. Invariant: a pure function of the machine and of what was found out about host and
 //! QEMU. Files and sockets appear only as descriptor numbers, so no path of the user's is ever part of QEMU's own syntax.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::Path};
 
 use matchlock_wire::PORT_NAME;
 
@@ -18,7 +18,8 @@ pub(super) const CONTROL_FD: i32 = 3;
 pub(super) const CONSOLE_FD: i32 = 4;
 pub(super) const MONITOR_FD: i32 = 5;
 pub(super) const MEMORY_FD: i32 = 6;
-pub(super) const FIRST_DISK_FD: i32 = 7;
+pub(super) const KERNEL_FD: i32 = 7;
+pub(super) const FIRST_DISK_FD: i32 = 8;
 
 /// Most disks of one machine: `microvm` has 24 places for virtio devices, of which the first does not work (QEMU 7.2 with
 /// Linux 6.1: its interrupt never arrives), the control link takes one, and one is kept for a network interface.
@@ -59,13 +60,13 @@ pub(super) enum Memory {
     Restored,
 }
 
-/// The arguments after the program's name.
-pub(super) fn arguments(machine: &Machine, host: Host) -> Vec<OsString> {
+/// The arguments after the program's name, with `kernel` in place of the machine's.
+pub(super) fn arguments(machine: &Machine, kernel: &Path, host: Host) -> Vec<OsString> {
     let devices = 1 + machine.disks.len();
     let mut args = Args { words: Vec::new(), board: host.board, devices };
     args.words(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", SANDBOX]);
     args.board(machine, host);
-    args.option("-kernel", machine.kernel.as_os_str());
+    args.option("-kernel", kernel.as_os_str());
     args.option("-initrd", machine.initramfs.as_os_str());
     args.option("-append", command_line(machine, host));
     args.option("-chardev", format!("socket,id=console,fd={CONSOLE_FD}"));
@@ -189,7 +190,7 @@ mod tests {
 
     /// One option with its value on each line.
     fn shown(machine: &Machine, host: Host) -> String {
-        let words = arguments(machine, host);
+        let words = arguments(machine, &machine.kernel, host);
         let words = words.iter().map(|word| word.to_str().unwrap());
         let lines =
             words.fold(String::new(), |text, word| text + if word.starts_with('-') { "\n" } else { " " } + word);
@@ -224,10 +225,10 @@ mod tests {
         -device virtio-serial-device,bus=virtio-mmio-bus.3,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=7,set=1
+        -add-fd fd=8,set=1
         -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"ignore","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":true}
         -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off,werror=report,rerror=report
-        -add-fd fd=8,set=2
+        -add-fd fd=9,set=2
         -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/2"},"node-name":"disk1","read-only":false}
         -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on,werror=report,rerror=report
         "#);
@@ -262,7 +263,7 @@ mod tests {
         -device virtio-serial-pci,disable-legacy=on,addr=0x2,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=7,set=1
+        -add-fd fd=8,set=1
         -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":false}
         -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
         "#);

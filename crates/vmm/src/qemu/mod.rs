@@ -8,6 +8,7 @@ mod args;
 mod disk;
 mod probe;
 mod qmp;
+mod stub;
 
 use std::{
     io,
@@ -127,7 +128,7 @@ impl Vmm for Qemu {
         };
         let vmm = (self.binary.as_path(), self.version());
         let nameless = Machine { kernel: PathBuf::new(), initramfs: PathBuf::new(), ..machine.clone() };
-        Recipe::new(machine, accelerator, vmm, &args::arguments(&nameless, host), parked, processor)
+        Recipe::new(machine, accelerator, vmm, &args::arguments(&nameless, &nameless.kernel, host), parked, processor)
     }
 
     fn kvm(&self, machine: &Machine) -> Result<(), Fallback> {
@@ -171,11 +172,20 @@ impl Vmm for Qemu {
         for (disk, number) in machine.disks.iter().zip(args::FIRST_DISK_FD..) {
             descriptors.push((disk::open(disk)?.into(), number));
         }
+        let kernel = match origin {
+            Origin::Template(_) => stub::of(&machine.kernel).map_err(|e| QemuError::File(machine.kernel.clone(), e))?,
+            Origin::Kernel | Origin::Draft(_) => None,
+        };
+        let kernel = kernel.map(|stub| {
+            descriptors.push((stub.into(), args::KERNEL_FD));
+            PathBuf::from(format!("/proc/self/fd/{}", args::KERNEL_FD))
+        });
         let mut command = Command::new(self.keeper.as_ref().unwrap_or(&self.binary));
         if self.keeper.is_some() {
             command.arg(KEEPER_VERB).arg(&self.binary);
         }
-        command.args(args::arguments(machine, self.host(accelerator, memory)));
+        let kernel = kernel.as_ref().unwrap_or(&machine.kernel);
+        command.args(args::arguments(machine, kernel, self.host(accelerator, memory)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
         // The user's environment may hold secrets, and the user's folder may want to be unmounted.
         command.env_clear().current_dir("/");
