@@ -14,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
 /// Listen at `path`, for async use. The folder's mode is what keeps others out from the start.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     let (_folder, short) = shorten(path)?;
@@ -29,6 +31,15 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(short)?;
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+/// Connect to `path`, for async use, or fail at once where whoever listens there has more to accept than it does.
+pub(crate) fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = shorten(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(short)?)?;
+    Ok(socket.into())
 }
 
 /// The folder, held open, and a path through it. The path is valid as long as the folder is held.
@@ -54,5 +65,16 @@ mod tests {
         let listener = listen(&path).unwrap();
         let _client = connect(&path).unwrap();
         listener.accept().unwrap();
+    }
+
+    #[test]
+    fn whoever_does_not_accept_is_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("full.sock");
+        let listener = listen(&path).unwrap();
+        net::listen(&listener, 1).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect_now(&path).ok()).take(100).collect();
+        assert!(!waiting.is_empty());
+        assert_eq!(connect_now(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -50,10 +50,6 @@ pub(super) fn adopted(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Row
     let mut rows = Vec::new();
     for (kind, flags, most) in kinds {
         let what = format!("start with {kind}, against the bare restore");
-        if home.succeed(&["warm", "--help"]).is_err() {
-            rows.push(Row::absent(what, &format!("≤ {most}×"), "this program has no `warm`"));
-            continue;
-        }
         // An interrupted measurement may have left one, which has nothing to say otherwise.
         let _ = home.succeed(&["warm", "--stop"]);
         let (mut bare, mut whole) = (Vec::new(), Vec::new());

@@ -161,7 +161,7 @@ fn reach(state: &StateLayout) -> io::Result<Vec<(u32, StdStream)>> {
         if !Path::new("/proc").join(pid.to_string()).exists() {
             remove(&path);
         } else if path.extension().is_some_and(|kind| kind == StateLayout::WARM_SOCKET) {
-            match socket::connect(&path) {
+            match socket::connect_now(&path) {
                 Ok(pool) => pools.push((pid, pool)),
                 // The number is another process's by now.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => remove(&path),
