@@ -9,14 +9,16 @@ use std::{
 };
 
 use matchlock_model::{SandboxSpec, one_line};
-use matchlock_vmm::{Booted, Deadlines, Fallback, Machine, Policy, Running, adopt, boot, qemu::Qemu};
+use matchlock_vmm::{
+    Booted, Deadlines, Fallback, Machine, Policy, RestoreError, Running, Saved, adopt, boot, qemu::Qemu,
+};
 use matchlock_wire::{Request, Start};
 
 use crate::{
     ask::{AskError, ask},
     launch::{LaunchError, random},
     link::{Link, LinkError},
-    start::{self, LOWER},
+    start::{self, LOWER, UPPER},
     template::{self, NoTemplate, Ready},
     timeline::Timeline,
     warm::Adoptable,
@@ -63,17 +65,25 @@ where
     S: FnMut(i32) -> Result<(), LaunchError>,
     L: FnMut(Option<&Ready>) -> Result<(), LaunchError>,
 {
-    /// Take over the spare if there is one, continue the saved guest if there is one, or boot.
+    /// Take over the spare if there is one, or go on with the machine that was just saved, or continue the saved guest, or boot.
     pub(crate) async fn run(
         mut self,
-        template: Option<Result<Ready, NoTemplate>>,
+        mut template: Option<Result<Ready, NoTemplate>>,
         spare: Option<Adoptable>,
     ) -> Result<Up, LaunchError> {
         let mut notices = Vec::new();
-        if let (Some(spare), Some(Ok(template))) = (spare, &template) {
-            match self.take_over(spare, template).await {
-                Ok(up) => return up,
-                Err(reason) => notices.push(format!("the spare sandbox was of no use: {}", one_line(&reason))),
+        if let Some(Ok(template)) = &mut template {
+            if let Some(spare) = spare {
+                match self.take_over(spare, template).await {
+                    Ok(up) => return up,
+                    Err(reason) => notices.push(format!("the spare sandbox was of no use: {}", one_line(&reason))),
+                }
+            }
+            if let Some(first) = template.first.take() {
+                match self.go_on(first, template).await {
+                    Ok(up) => return up.map(|up| up.after(notices)),
+                    Err(reason) => notices.push(format!("the saved machine did not go on: {}", one_line(&reason))),
+                }
             }
         }
         if let Some(template) = template {
@@ -99,7 +109,6 @@ where
         Ok(Up { running, link, notices, pool: None })
     }
 
-    /// As for [`Self::continue_saved`], what the guest refuses is the inner error.
     async fn take_over(
         &mut self,
         Adoptable { spare, has_image, pool }: Adoptable,
@@ -108,36 +117,45 @@ where
         self.timeline.mark("spare sandbox found");
         let image = (LOWER, &self.machine.disks[LOWER as usize]);
         let console = self.machine.console_log.clone();
-        let become_it = async |pid, stream| self.become_it(pid, Link::to_warmed, stream).await;
         let disks = if has_image { &[][..] } else { &[image] };
-        let adopted = adopt(spare, console, disks, RESTORE_DEADLINE, become_it).await;
-        let (running, (link, became)) = adopted.map_err(NoTemplate::Restore)?;
-        let notices = template.fallback.iter().map(emulated).collect();
-        Ok(became.map(|()| Up { running, link, notices, pool: Some(pool) }))
+        let become_it = async |pid, stream| self.become_it(pid, Link::to_warmed, stream).await;
+        let adopted = adopt(spare, console, disks, RESTORE_DEADLINE, become_it).await?;
+        Ok(up(template, adopted).map(|up| Up { pool: Some(pool), ..up }))
     }
 
-    /// What the guest itself refuses, it would refuse as well if it were booted: that is the inner error.
+    /// With the machine that was saved for the template just now.
+    async fn go_on(
+        &mut self,
+        (saved, link): (Saved, Link),
+        template: &Ready,
+    ) -> Result<Result<Up, LaunchError>, NoTemplate> {
+        template::fits(self.machine)?;
+        let (machine, deadline) = (self.machine, self.restore_deadline());
+        let control = link.release().await.map_err(RestoreError::Ready)?;
+        // It has a writable layer of its own.
+        let disks: Vec<_> = (0..).zip(&machine.disks).filter(|(number, _)| *number != UPPER).collect();
+        let become_it = async |pid, stream| self.become_it(pid, Link::to_restored, stream).await;
+        let gone_on = saved.go_on(control, machine.console_log.clone(), &disks, deadline, become_it).await?;
+        Ok(up(template, gone_on))
+    }
+
     async fn continue_saved(
         &mut self,
         template: Result<Ready, NoTemplate>,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
-        let mut template = template?;
-        // A file system of the user's may have to be repaired when it is mounted.
-        let deadline = if self.spec.extra_disks.is_empty() { RESTORE_DEADLINE } else { START_DEADLINE };
-        let (vmm, machine) = (self.vmm, self.machine);
-        if template.first.is_none()
-            && let Err(error) = (self.make_layer)(Some(&template))
-        {
+        let template = template?;
+        if let Err(error) = (self.make_layer)(Some(&template)) {
             return Ok(Err(error));
         }
-        let first = template.first.take();
+        let (vmm, machine, deadline) = (self.vmm, self.machine, self.restore_deadline());
         let become_it = async |pid, stream| self.become_it(pid, Link::to_restored, stream).await;
-        let (running, (link, became)) = match first {
-            Some(first) => template::go_on(first, machine, deadline, become_it).await?,
-            None => template.restore(vmm, machine, deadline, become_it).await?,
-        };
-        let notices = template.fallback.iter().map(emulated).collect();
-        Ok(became.map(|()| Up { running, link, notices, pool: None }))
+        let restored = template.restore(vmm, machine, deadline, become_it).await?;
+        Ok(up(&template, restored))
+    }
+
+    /// A file system of the user's may have to be repaired when it is mounted.
+    const fn restore_deadline(&self) -> Duration {
+        if self.spec.extra_disks.is_empty() { RESTORE_DEADLINE } else { START_DEADLINE }
     }
 
     /// Its error is the link's; what else goes wrong is the value's.
@@ -154,6 +172,16 @@ where
             became => Ok((link, recorded.and(became))),
         }
     }
+}
+
+/// What the guest itself refuses, it would refuse as well if it were booted: that is an error of another kind than that it does
+/// not go on.
+fn up(
+    template: &Ready,
+    (running, (link, became)): (Running, (Link, Result<(), LaunchError>)),
+) -> Result<Up, LaunchError> {
+    let notices = template.fallback.iter().map(emulated).collect();
+    became.map(|()| Up { running, link, notices, pool: None })
 }
 
 fn emulated(reason: &Fallback) -> String {

@@ -171,20 +171,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|interrupted| NoTemplate::StandIn(interrupted.into()))?
 }
 
-/// Go on with a machine that was saved just now as `machine`.
-pub(crate) async fn go_on<T>(
-    (saved, link): (Saved, Link),
-    machine: &Machine,
-    deadline: Duration,
-    ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, LinkError>,
-) -> Result<(Running, T), NoTemplate> {
-    fits(machine)?;
-    let control = link.release().await.map_err(RestoreError::Ready)?;
-    // It has a writable layer of its own.
-    let disks: Vec<_> = (0..).zip(&machine.disks).filter(|(number, _)| *number != UPPER).collect();
-    Ok(saved.go_on(control, machine.console_log.clone(), &disks, deadline, ready).await?)
-}
-
 impl Ready {
     /// The template's name.
     pub(crate) fn key(&self) -> &str {
@@ -220,8 +206,8 @@ impl Ready {
     }
 }
 
-/// Can a guest that was saved be given these disks?
-fn fits(machine: &Machine) -> Result<(), NoTemplate> {
+/// Can a guest that was saved be given this machine's disks?
+pub(crate) fn fits(machine: &Machine) -> Result<(), NoTemplate> {
     let image = File::open(&machine.disks[LOWER as usize].file).and_then(|image| is_exchangeable(&image));
     if !image.map_err(NoTemplate::ReadImage)? {
         return Err(NoTemplate::UnusualImage);

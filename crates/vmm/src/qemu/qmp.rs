@@ -11,6 +11,7 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::{fd::AsFd, unix::net::UnixStream as StdStream},
+    time::Duration,
 };
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -20,10 +21,14 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::UnixStream,
+    time::timeout,
 };
 
 /// Bytes of one line. The largest that is asked for are some hundred.
 const MAX_LINE: u64 = 1024 * 1024;
+
+/// How long QEMU may take to say anything while an answer is waited for: milliseconds, but for a host on which very many start.
+const ANSWER_DEADLINE: Duration = Duration::from_mins(2);
 
 /// What a machine's state is called while QEMU has its file.
 const STATE: &str = "state";
@@ -37,6 +42,8 @@ const IGNORE_SHARED: &str = "x-ignore-shared";
 pub enum QmpError {
     #[error("QEMU refused {command}: {reason}")]
     Refused { command: &'static str, reason: String },
+    #[error("QEMU did not answer {command} within {ANSWER_DEADLINE:?}")]
+    Late { command: &'static str },
     #[error("QEMU closed its control socket")]
     Closed,
     #[error("QEMU's control socket")]
@@ -205,13 +212,16 @@ impl Qmp {
     /// The answer to the oldest command.
     async fn answer(&mut self) -> Result<Value, QmpError> {
         loop {
-            let line = self.next_line().await?;
+            let command = self.under_way.front().copied().unwrap_or("nothing");
+            let late = |_| QmpError::Late { command };
+            let line = timeout(ANSWER_DEADLINE, self.next_line()).await;
+            let line = line.map_err(late)??;
             let refused = line.error.map(|refusal| refusal.desc);
             if line.done.is_none() && refused.is_none() {
                 self.note(Line { error: None, ..line });
                 continue;
             }
-            let command = self.under_way.pop_front().unwrap_or("nothing");
+            self.under_way.pop_front();
             return match refused {
                 None => Ok(line.done.unwrap_or_default()),
                 Some(reason) => Err(QmpError::Refused { command, reason }),
@@ -326,7 +336,7 @@ mod tests {
         let mut qmp = Qmp::resume(ours).unwrap();
         qmp.send("query", json!({})).await.unwrap();
         (&theirs).write_all(b"{\"return\": ").unwrap();
-        let given_up = tokio::time::timeout(std::time::Duration::from_millis(50), qmp.settle()).await;
+        let given_up = timeout(Duration::from_millis(50), qmp.settle()).await;
         assert!(given_up.is_err() && !qmp.partial.is_empty());
         (&theirs).write_all(b"{}}\n").unwrap();
         qmp.settle().await.unwrap();
