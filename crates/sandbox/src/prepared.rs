@@ -64,8 +64,7 @@ impl Host {
         let made = tokio::task::spawn_blocking(move || upper::original(&uppers, size_mb).map(drop));
         made.await.map_err(PrepareError::from)??;
         timeline.mark("host files found");
-        let template =
-            if cold { None } else { Some(template::ensure(&self.cache, &shape(&files, spec), timeline).await) };
+        let template = if cold { None } else { Some(template::ensure(self, &shape(&files, spec), timeline).await) };
         timeline.mark("template found");
         Ok(Prepared { files, template })
     }

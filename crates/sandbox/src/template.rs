@@ -4,9 +4,12 @@
 //! is saved. Its image holds this program's own guest binary and nothing else, its other disks are empty.
 
 use std::{
-    fs::File,
+    fs::{DirBuilder, File},
     io,
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::DirBuilderExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +27,7 @@ use matchlock_wire::{Park, REHEARSAL, Request, RootDisks};
 use thiserror::Error;
 
 use crate::{
+    Host,
     ask::{AskError, ask},
     link::{Link, LinkError},
     start::{LOWER, UPPER},
@@ -93,9 +97,9 @@ impl Shape<'_> {
 }
 
 /// The template for sandboxes of this shape, made if there is none that can be used.
-pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>, timeline: &Timeline) -> Result<Ready, NoTemplate> {
+pub(crate) async fn ensure(host: &Host, shape: &Shape<'_>, timeline: &Timeline) -> Result<Ready, NoTemplate> {
     let (fallback, tried) = match shape.vmm.kvm(&shape.machine) {
-        Ok(()) => match ensure_for(cache, shape, Accelerator::Kvm, timeline).await {
+        Ok(()) => match ensure_for(host, shape, Accelerator::Kvm, timeline).await {
             Ok(ready) => return Ok(ready),
             // What the accelerator has no part in, such as a disk that is full, another would meet as well.
             Err(NoTemplate::Save(error)) if !matches!(error, SaveError::Write(_)) => {
@@ -105,7 +109,7 @@ pub(crate) async fn ensure(cache: &CacheLayout, shape: &Shape<'_>, timeline: &Ti
         },
         Err(reason) => (reason, false),
     };
-    let ready = ensure_for(cache, shape, Accelerator::Tcg, timeline).await?;
+    let ready = ensure_for(host, shape, Accelerator::Tcg, timeline).await?;
     if tried {
         shape.vmm.give_up_kvm(&shape.machine, &fallback);
     }
@@ -123,14 +127,14 @@ pub(crate) fn forget(cache: &CacheLayout, shape: &Shape<'_>) -> Result<(), NoTem
 }
 
 async fn ensure_for(
-    cache: &CacheLayout,
+    host: &Host,
     shape: &Shape<'_>,
     accelerator: Accelerator,
     timeline: &Timeline,
 ) -> Result<Ready, NoTemplate> {
     let (vmm, machine) = (shape.vmm, &shape.machine);
     let (layer_mb, privileged) = (shape.layer_mb, shape.privileged);
-    let templates = Templates::new(cache.templates());
+    let templates = host.templates();
     let recipe = shape.recipe(accelerator).map_err(NoTemplate::Recipe)?;
     let find = || {
         let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
@@ -147,10 +151,10 @@ async fn ensure_for(
     }
     let begun = blocking({
         let (templates, recipe, tsc_khz) = (templates.clone(), recipe.clone(), vmm.tsc_khz());
-        let (cache, machine) = (cache.clone(), machine.clone());
+        let (host, machine) = (host.clone(), machine.clone());
         move || {
             let Some(unfinished) = templates.begin(&recipe, tsc_khz)? else { return Ok(None) };
-            let stand_ins = StandIns::new(&cache, &machine, layer_mb)?;
+            let stand_ins = StandIns::new(&host, &machine, layer_mb)?;
             Ok(Some((unfinished, stand_ins)))
         }
     });
@@ -239,14 +243,17 @@ struct StandIns {
 }
 
 impl StandIns {
-    fn new(cache: &CacheLayout, machine: &Machine, layer_mb: u64) -> Result<Self, NoTemplate> {
+    fn new(host: &Host, machine: &Machine, layer_mb: u64) -> Result<Self, NoTemplate> {
         let mut machine = Machine { console_log: None, ..machine.clone() };
         let mut files = Vec::new();
+        DirBuilder::new().recursive(true).mode(0o700).create(host.state.root()).map_err(NoTemplate::StandIn)?;
         for (number, disk) in (0..).zip(&mut machine.disks) {
-            let file = tempfile::tempfile_in(cache.root()).map_err(NoTemplate::StandIn)?;
+            // The layer becomes a sandbox's if the machine goes on as one: then it lies where those of others do.
+            let folder = if number == UPPER { host.state.root() } else { host.cache.root() };
+            let file = tempfile::tempfile_in(folder).map_err(NoTemplate::StandIn)?;
             match number {
                 LOWER => image(&file)?,
-                UPPER => upper::fill(&cache.uppers(), layer_mb, &file)?,
+                UPPER => upper::fill(&host.cache.uppers(), layer_mb, &file)?,
                 _ => {}
             }
             file.set_len(STAND_IN_SIZE).map_err(NoTemplate::StandIn)?;

@@ -62,7 +62,7 @@ pub struct Waiting {
 pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) -> Result<Waiting, MakeError> {
     let files = host.prepare().await.map_err(LaunchError::from)?;
     let template =
-        template::ensure(&host.cache, &prepared::shape(&files, shape), &Timeline::new(Instant::now(), false)).await?;
+        template::ensure(host, &prepared::shape(&files, shape), &Timeline::new(Instant::now(), false)).await?;
     // Neither needs a name: they go with the machine.
     let layer = tempfile::tempfile_in(host.state.root()).map_err(MakeError::Disks)?;
     template.fill_layer(&layer)?;
