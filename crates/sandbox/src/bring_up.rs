@@ -48,7 +48,7 @@ pub(crate) struct Up {
     pub(crate) running: Running,
     pub(crate) link: Link,
     pub(crate) notices: Vec<String>,
-    /// The way to whoever had kept it ready, who waits for this start's end.
+    /// The way to whoever had kept it ready, who leaves it alone for a moment.
     pub(crate) pool: Option<tokio::net::UnixStream>,
 }
 
@@ -74,9 +74,13 @@ where
         let mut notices = Vec::new();
         if let Some(Ok(template)) = &mut template {
             if let Some(spare) = spare {
+                let of_no_use =
+                    |reason: &dyn std::error::Error| format!("the spare sandbox was of no use: {}", one_line(reason));
                 match self.take_over(spare, template).await {
+                    // It may refuse for a reason of its own.
+                    Ok(Err(LaunchError::Guest(reason))) => notices.push(of_no_use(&reason)),
                     Ok(up) => return up,
-                    Err(reason) => notices.push(format!("the spare sandbox was of no use: {}", one_line(&reason))),
+                    Err(reason) => notices.push(of_no_use(&reason)),
                 }
             }
             if let Some(first) = template.first.take() {

@@ -108,7 +108,7 @@ async fn converse(
 ) -> Result<ExitStatus, ExecError> {
     let Sources { mut input, mut resizes, mut started } = sources;
     let mut credit = limits::WINDOW as usize;
-    let mut status = None;
+    let mut end = None;
     loop {
         tokio::select! {
             event = session.next() => match event {
@@ -120,10 +120,11 @@ async fn converse(
                     // Nobody may be waiting for it.
                     started.take().map(|started| started.send(()));
                 }
-                Some(Event::Note(_, note)) => status = outcome(note)?.or(status),
+                // To the session's very end, so that nothing of it is under way any more.
+                Some(Event::Note(_, note)) => end = outcome(note).transpose().or(end),
                 Some(Event::Eof(..) | Event::Hello(_) | Event::Opened(..)) => {}
-                Some(Event::Ended(_)) => return status.ok_or(ExecError::Link(LinkError::Closed)),
-                None => return status.ok_or_else(|| ExecError::Link(session.fate())),
+                Some(Event::Ended(_)) => return end.unwrap_or(Err(ExecError::Link(LinkError::Closed))),
+                None => return end.unwrap_or_else(|| Err(ExecError::Link(session.fate()))),
             },
             block = next(&mut input), if credit >= INPUT_BLOCK => {
                 if let Some(bytes) = block {

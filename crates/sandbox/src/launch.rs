@@ -171,7 +171,10 @@ async fn spare_for(
     image: &File,
     template: Option<&Result<Ready, NoTemplate>>,
 ) -> Option<Adoptable> {
-    let Some(Ok(template)) = template else { return None };
+    // Where the machine that was saved can go on, others may have the spares.
+    let Some(Ok(template)) = template.filter(|template| template.as_ref().is_ok_and(|t| t.first.is_none())) else {
+        return None;
+    };
     if !spec.extra_disks.is_empty() || !is_exchangeable(image).ok()? {
         return None;
     }

@@ -4,7 +4,7 @@
 //! the sandbox's defaults, and then only carries frames across: credit passes from end to end, so that neither a slow
 //! client nor a hostile guest makes it hold more than one window per channel.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc};
 
 use matchlock_model::{SandboxSpec, one_line};
 use matchlock_wire::{Event, Exec, Failure, FailureKind, Note, Request};
@@ -16,9 +16,6 @@ use crate::{
     socket,
 };
 
-/// How long no client is taken after one could not be.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Serve `exec.sock` at `path` until the returned guard is dropped.
 ///
 /// # Errors
@@ -27,16 +24,8 @@ pub(crate) fn serve(path: &Path, guest: Link, spec: Arc<SandboxSpec>) -> io::Res
     let listener = UnixListener::from_std(socket::listen(path)?)?;
     let task = tokio::spawn(async move {
         loop {
-            match listener.accept().await {
-                Ok((client, _)) => {
-                    tokio::spawn(serve_client(client, guest.clone(), Arc::clone(&spec)));
-                }
-                // One client left, or descriptors ran short: then nothing tells when there will be some again.
-                Err(error) => {
-                    tracing::debug!("accept on exec.sock: {error}");
-                    let _ = tokio::time::timeout(ACCEPT_PAUSE, std::future::pending::<()>()).await;
-                }
-            }
+            let client = socket::accept(&listener).await;
+            tokio::spawn(serve_client(client, guest.clone(), Arc::clone(&spec)));
         }
     });
     Ok(Relay { task })

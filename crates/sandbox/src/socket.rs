@@ -12,9 +12,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
+/// How long no client is taken after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listen at `path`, for async use. The folder's mode is what keeps others out from the start.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -23,6 +27,20 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(&short, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// The next client.
+pub(crate) async fn accept(listener: &tokio::net::UnixListener) -> tokio::net::UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return client,
+            // It has left, or descriptors ran short: then nothing tells when there will be some again.
+            Err(error) => {
+                tracing::debug!("accept a connection: {error}");
+                let _ = tokio::time::timeout(ACCEPT_PAUSE, std::future::pending::<()>()).await;
+            }
+        }
+    }
 }
 
 /// Connect to `path`, for async use.

@@ -211,13 +211,18 @@ pub(crate) async fn attend<T, R>(
     match outcome {
         Ok(Some(Ok(value))) => {
             // A guest that answers has behind it what its VMM was told to do: the answers are there.
-            if let Some(monitor) = &mut monitor
-                && let Err(refused) = monitor.settle().await
-            {
-                return Ok(Attempt::Refused(refused));
+            let settled = match &mut monitor {
+                Some(monitor) => monitor.settle().await,
+                None => Ok(()),
+            };
+            match settled {
+                Ok(()) => {
+                    running.monitor = monitor;
+                    Ok(Attempt::Ready(running, value))
+                }
+                Err(QmpError::Closed) => Ok(Attempt::Ended(ended(running.kill().await))),
+                Err(refused) => Ok(Attempt::Refused(refused)),
             }
-            running.monitor = monitor;
-            Ok(Attempt::Ready(running, value))
         }
         Ok(Some(Err(wrong))) => {
             // The link can break a moment before the process is gone.

@@ -6,8 +6,8 @@
 //!
 //! Started by [`crate::qemu::Qemu::kept_by`]'s machines, run by the program's hidden verb. The owner is whoever holds the
 //! lifeline's other end: it may be passed on, and the keeper does not notice. Invariants: the VMM does not outlive its owner,
-//! whom the lifeline ends with, nor its keeper, with whom the kernel kills it; and a keeper holds nothing open but lifeline
-//! and `/dev/null`. Signals that end a keeper may reach it, for its machine ends with it; a terminal's cannot.
+//! whom the lifeline ends with, nor its keeper, with whom the kernel kills it; and a keeper holds nothing open but lifeline,
+//! the VMM's pidfd and `/dev/null`. Signals that end a keeper may reach it, for its machine ends with it; a terminal's cannot.
 //!
 //! On the lifeline, the keeper sends one [`Report`] when the VMM was started, and one when it has ended and is gone. The owner
 //! sends nothing: whatever makes its end readable for the keeper, a half that was closed or the owner's end, is the order to

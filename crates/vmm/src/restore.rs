@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! save     boot with memory in a file ─> park ─> stop, write the state ─> publish        once for each shape
-//! restore  the same command line on a private view of that memory ─> ready              every time
+//! go on    the machine that was saved, on other disks ─> ready                          the first time
+//! restore  the same command line on a private view of that memory ─> ready              every other time
+//! adopt    one that somebody else has restored, on another disk ─> ready                where there is one
 //! ```
 //!
 //! Called by `sandbox`. Invariant: as with [`crate::boot()`], either a guest is ready or no process of an attempt is left; and a
@@ -23,6 +25,9 @@ use crate::{
 
 /// How long a guest may run until it is ready to be saved: it boots, and rehearses what it will do.
 const PARK_DEADLINE: Duration = Duration::from_secs(25);
+
+/// How long QEMU may take to put another file under a disk: some milliseconds.
+const REPLACE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long QEMU may take to write a stopped machine's state, of some 60 kB.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
@@ -99,7 +104,8 @@ async fn go_on_with<T, R: std::error::Error + 'static>(
     mut ready: impl AsyncFnMut(i32, UnixStream) -> Result<T, R>,
 ) -> Result<(Running, T), RestoreError<QemuError, R>> {
     for (number, disk) in disks {
-        running.replace_disk(*number as usize, disk).await.map_err(RestoreError::Vmm)?;
+        let replaced = tokio::time::timeout(REPLACE_DEADLINE, running.replace_disk(*number as usize, disk)).await;
+        replaced.map_err(|_| RestoreError::Silent(REPLACE_DEADLINE))?.map_err(RestoreError::Vmm)?;
     }
     let monitor = running.monitor.take();
     go_on(Started { running, control, monitor }, deadline, &mut ready).await

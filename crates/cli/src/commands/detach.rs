@@ -33,16 +33,13 @@ use crate::{
 ///
 /// A sandbox whose id nobody could be told is ended and removed again.
 pub(crate) async fn supervise_in_background(environment: &Environment) -> Result<ExitStatus, CliError> {
-    let Background { said: id, mut process, pid } = match work_in_background().await? {
+    let background = match work_in_background().await? {
         Ok(background) => background,
         Err(status) => return Ok(status),
     };
-    if let Err(untold) = output::line(&id) {
-        let signalled = pid.map(|pid| kill_process(pid, Signal::TERM));
-        if let Some(Ok(())) = signalled {
-            process.wait().await.map_err(CliError::io("detach"))?;
-        }
-        let id = get::parse(&id)?;
+    if let Err(untold) = output::line(&background.said) {
+        let id = get::parse(&background.said)?;
+        background.end().await?;
         environment.host()?.sandboxes()?.remove(&id).map_err(CliError::during("remove VM"))?;
         return Err(untold);
     }
@@ -57,8 +54,18 @@ pub(crate) struct Background {
     pid: Option<Pid>,
 }
 
-/// Start this program again, in the background, and wait until it says that it is ready, or has ended: then with this status, having said
-/// why. A signal in the meantime is passed on.
+impl Background {
+    /// Have it end in order, and wait until it has.
+    pub(crate) async fn end(mut self) -> Result<(), CliError> {
+        if let Some(Ok(())) = self.pid.map(|pid| kill_process(pid, Signal::TERM)) {
+            self.process.wait().await.map_err(CliError::io("detach"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Start this program again, in the background, and wait until it says that it is ready, or has ended: the inner error is the status of
+/// one that has, which has said why. A signal in the meantime is passed on.
 pub(crate) async fn work_in_background() -> Result<Result<Background, ExitStatus>, CliError> {
     let failed = || CliError::io("detach");
     let mut signals = Signals::take().map_err(failed())?;

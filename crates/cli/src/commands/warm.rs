@@ -1,6 +1,6 @@
 //! `matchlock warm`: spare sandboxes, kept by this process for as long as it runs and taken over by those that `run` starts.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use matchlock_model::{ExitStatus, SandboxSpec};
 use matchlock_sandbox::{
@@ -28,7 +28,7 @@ const MAX_SPARES: u32 = 100;
 /// Flags of `warm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many to keep
+    /// How many to keep, at most 100
     #[arg(long, default_value_t = 1, value_parser = parse::whole::<u32>("spare sandboxes"), value_name = "N", allow_negative_numbers = true)]
     count: u32,
     /// Have this image mounted and in memory; without, a spare takes any image and is not quite as quick
@@ -55,7 +55,11 @@ pub(crate) async fn warm(args: Args, environment: &Environment) -> Result<ExitSt
     let resources = args.shape.resources(0, Duration::ZERO)?;
     if args.detach && announcement.is_none() {
         return match detach::work_in_background().await? {
-            Ok(background) => output::line(&background.said).map(|()| ExitStatus::SUCCESS),
+            Ok(background) => match output::line(&background.said) {
+                Ok(()) => Ok(ExitStatus::SUCCESS),
+                // What nobody could be told of is not kept.
+                Err(untold) => background.end().await.and(Err(untold)),
+            },
             Err(status) => Ok(status),
         };
     }
@@ -89,7 +93,9 @@ async fn keep(
         };
         warm::make(host, spec, image).await.map_err(CliError::during("make a spare sandbox"))
     };
+    let is_full = Cell::new(false);
     let full = || {
+        is_full.set(true);
         let ready = format!("{} ready", spares(wish.count));
         if let Some(mut announcement) = announcement {
             return announcement.make(&ready);
@@ -100,11 +106,15 @@ async fn keep(
     let failed = |error: &CliError| output::note(&error.to_string());
     let mut pool = Pool::open(&host.state, wish.clone()).map_err(CliError::io("keep spare sandboxes"))?;
     let served = tokio::select! {
-        served = pool.serve(make, full, failed) => served,
-        _ = signals.next() => Ok(()),
+        served = pool.serve(make, full, failed) => served.map(|()| ExitStatus::SUCCESS),
+        number = signals.next() => Ok(if is_full.get() { ExitStatus::SUCCESS } else { ExitStatus::Interrupted(number) }),
     };
-    pool.end().await;
-    served.map(|()| ExitStatus::SUCCESS)
+    tokio::select! {
+        () = pool.end() => {}
+        // Their machines end with this process.
+        _ = signals.impatience() => {}
+    }
+    served
 }
 
 async fn stop(host: &Host) -> Result<ExitStatus, CliError> {

@@ -12,7 +12,7 @@ use std::{
 use matchlock_model::StateLayout;
 use matchlock_vmm::Spare;
 use thiserror::Error;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 
 use super::{
     ImageFile, Wish,
@@ -55,7 +55,7 @@ pub(crate) struct Adoptable {
     pub(crate) spare: Spare,
     /// It has the image already.
     pub(crate) has_image: bool,
-    /// The way back to its pool: while this is open it makes no other one.
+    /// The way back to its pool: as long as this is open the sandbox is left alone, for a moment.
     pub(crate) pool: UnixStream,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Adoptable {
 /// out at once.
 pub(crate) async fn adoptable(state: &StateLayout, template: &str, image: ImageFile) -> Option<Adoptable> {
     let pools = reach(state).inspect_err(|error| tracing::debug!("spare sandboxes: {error}")).unwrap_or_default();
-    let pools = pools.into_iter().filter_map(|(pid, pool)| Some((pid, UnixStream::from_std(pool).ok()?)));
+    let pools = pools.into_iter().filter_map(|(pid, pool)| Some((pid, UnixStream::from_std(pool.ok()?).ok()?)));
     let mut pools: Vec<_> = pools.collect();
     for image in [Some(image), None] {
         let mut others = Vec::new();
@@ -93,6 +93,7 @@ fn spare_in((answer, fds): (Answer, Vec<OwnedFd>)) -> io::Result<Option<Spare>> 
 pub async fn kept(state: &StateLayout) -> io::Result<Vec<Kept>> {
     let mut all = Vec::new();
     for (pid, pool) in reach(state)? {
+        let Ok(pool) = pool else { continue };
         match ask(&UnixStream::from_std(pool)?, &Ask::Show).await {
             Ok((Answer::Shown { wish, ready }, _)) => all.push(Kept { pid, wish, ready }),
             Ok(_) => {}
@@ -102,29 +103,29 @@ pub async fn kept(state: &StateLayout) -> io::Result<Vec<Kept>> {
     Ok(all)
 }
 
-/// End every pool of this user and all its spares; returns how many there were.
+/// End every pool of this user and all its spares, at the same time; returns how many there were.
 ///
 /// # Errors
-/// [`StopError`] for the first that goes on.
+/// [`StopError`] for the first that goes on, when all others have ended.
 pub async fn stop(state: &StateLayout) -> Result<usize, StopError> {
     let pools = reach(state).map_err(|e| StopError::Read(state.warm(), e))?;
     let count = pools.len();
-    for (pid, pool) in pools {
-        let stopped = async {
-            let pool = UnixStream::from_std(pool)?;
-            send(&pool, &Ask::Stop, &[]).await?;
-            // Its end is the answer.
-            match receive::<Answer>(&pool).await {
-                Err(error) if is_end(&error) => Ok(()),
-                other => other.map(drop),
-            }
-        };
-        timeout(STOP_DEADLINE, stopped)
-            .await
-            .map_err(|_| StopError::Slow(pid, STOP_DEADLINE))?
-            .map_err(|e| StopError::Ask(pid, e))?;
+    let stopped = pools.into_iter().map(|(pid, pool)| async move {
+        let stopped = timeout(STOP_DEADLINE, stop_one(pool)).await;
+        stopped.map_err(|_| StopError::Slow(pid, STOP_DEADLINE))?.map_err(|e| StopError::Ask(pid, e))
+    });
+    let outcomes = stopped.collect::<JoinSet<_>>().join_all().await;
+    outcomes.into_iter().collect::<Result<(), _>>().map(|()| count)
+}
+
+async fn stop_one(pool: io::Result<StdStream>) -> io::Result<()> {
+    let pool = UnixStream::from_std(pool?)?;
+    send(&pool, &Ask::Stop, &[]).await?;
+    // Its end is the answer.
+    match receive::<Answer>(&pool).await {
+        Err(error) if is_end(&error) => Ok(()),
+        other => other.map(drop),
     }
-    Ok(count)
 }
 
 /// Remove what pools that were killed have left: their sockets.
@@ -147,8 +148,8 @@ async fn ask(pool: &UnixStream, question: &Ask) -> io::Result<(Answer, Vec<Owned
     timeout(PATIENCE, answered).await?
 }
 
-/// A connection to each pool. Sockets whose process is gone are removed.
-fn reach(state: &StateLayout) -> io::Result<Vec<(u32, StdStream)>> {
+/// A connection to each pool, or why there is none. Sockets whose process is gone are removed.
+fn reach(state: &StateLayout) -> io::Result<Vec<(u32, io::Result<StdStream>)>> {
     let folder = match std::fs::read_dir(state.warm()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         folder => folder?,
@@ -162,10 +163,9 @@ fn reach(state: &StateLayout) -> io::Result<Vec<(u32, StdStream)>> {
             remove(&path);
         } else if path.extension().is_some_and(|kind| kind == StateLayout::WARM_SOCKET) {
             match socket::connect_now(&path) {
-                Ok(pool) => pools.push((pid, pool)),
                 // The number is another process's by now.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => remove(&path),
-                Err(error) => tracing::debug!("{}: {error}", path.display()),
+                pool => pools.push((pid, pool)),
             }
         }
     }

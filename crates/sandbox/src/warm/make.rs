@@ -17,7 +17,7 @@ use crate::{
     link::{Link, LinkError},
     prepared,
     start::{self, LOWER, UPPER},
-    template::{self, NoTemplate},
+    template::{self, NoTemplate, Ready},
     timeline::Timeline,
 };
 
@@ -61,16 +61,18 @@ pub struct Waiting {
 /// [`MakeError`]; nothing is left then.
 pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) -> Result<Waiting, MakeError> {
     let files = host.prepare().await.map_err(LaunchError::from)?;
-    let template =
+    // A machine that was just saved could be the first; but nobody could take it over.
+    let mut template =
         template::ensure(host, &prepared::shape(&files, shape), &Timeline::new(Instant::now(), false)).await?;
-    // Neither needs a name: they go with the machine.
-    let layer = tempfile::tempfile_in(host.state.root()).map_err(MakeError::Disks)?;
-    template.fill_layer(&layer)?;
+    template.first = None;
+    let template = Arc::new(template);
     let own = image.as_ref().map(|image| ImageFile::of(image)).transpose().map_err(MakeError::Disks)?;
-    let lower = match image {
-        Some(image) => image,
-        None => Arc::new(template::stand_in_image(&host.cache)?),
-    };
+    let (lower, layer) = tokio::task::spawn_blocking({
+        let (host, template) = (host.clone(), Arc::clone(&template));
+        move || disks(&host, &template, image)
+    })
+    .await
+    .map_err(|interrupted| MakeError::Disks(interrupted.into()))??;
     let disks = start::disks(shape, path_of(&lower), path_of(&layer), Vec::new());
     let machine = machine(&files, shape, disks);
     let vmm = files.vmm.clone().kept_by("/proc/self/exe".into());
@@ -86,6 +88,17 @@ pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) ->
     let control = link.release().await.map_err(AskError::from)?;
     let spare = running.into_spare(control).map_err(MakeError::LetGo)?;
     Ok(Waiting { spare, template: template.key().to_owned(), image: own })
+}
+
+/// Image and writable layer. They need no names, for they go with the machine.
+fn disks(host: &Host, template: &Ready, image: Option<Arc<File>>) -> Result<(Arc<File>, File), MakeError> {
+    let layer = tempfile::tempfile_in(host.state.root()).map_err(MakeError::Disks)?;
+    template.fill_layer(&layer)?;
+    let lower = match image {
+        Some(image) => image,
+        None => Arc::new(template::stand_in_image(&host.cache)?),
+    };
+    Ok((lower, layer))
 }
 
 async fn get_warm(link: &Link, image: bool) -> Result<(), AskError> {

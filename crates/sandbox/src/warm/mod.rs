@@ -5,8 +5,8 @@
 //! start (`matchlock run`)                          row, folder, log ──> adopt ─ its image, if the spare has none ─ Start
 //! ```
 //!
-//! [`make`] makes one, [`Pool`] keeps some and answers those who ask on a socket in `~/.matchlock/warm`, [`pools`] is the way there
-//! for other processes. Invariants: no spare is given away twice, because one task gives and gives by passing the only descriptors;
+//! [`make`] makes one, [`Pool`] keeps some and answers those who ask on a socket in `~/.matchlock/warm`, [`kept`], [`stop`] and [`adoptable`] are
+//! the way there for other processes. Invariants: no spare is given away twice, because one task gives and gives by passing the only descriptors;
 //! a spare ends with whoever holds those; nothing of a user is in one, because it has been asked for nothing but what all are.
 
 mod asked;

@@ -1,7 +1,7 @@
 //! What keeps spares: makes them one after the other, gives each to whoever asks first, and replaces it.
 //!
 //! Called by `matchlock warm`, which ends when this does. Invariant: whoever has just taken one has the processors for itself for a
-//! moment: its replacement is begun when it is done with its start, or after [`HEAD_START`].
+//! moment: its replacement is begun when that sandbox has ended, or after [`HEAD_START`].
 
 use std::{
     fs::DirBuilder,
@@ -16,9 +16,9 @@ use std::{
 use matchlock_model::StateLayout;
 use matchlock_vmm::{Exit, Spare};
 use tokio::{
-    io::Interest,
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -28,11 +28,14 @@ use super::{
 };
 use crate::socket;
 
-/// How long a start may take before others are prepared at its side.
+/// How long a sandbox is left alone before another spare is made at its side.
 const HEAD_START: Duration = Duration::from_secs(2);
 
 /// When to try again to make a spare after one could not be made: what is missing, such as room on a disk, comes back by itself or never.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a spare may take to be gone.
+const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long somebody who has taken a connection may take to ask.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,10 +47,12 @@ pub struct Pool {
     path: PathBuf,
     listener: UnixListener,
     spares: Vec<Waiting>,
-    /// Those that were taken, by somebody whose start may still be under way.
+    /// Those that were taken and whose sandboxes are left alone still.
     lent: u32,
     /// No spare is made before then.
     paused_until: Option<Instant>,
+    /// When one ended by itself.
+    last_end: Option<Instant>,
     /// Those who have asked for the end: when these are dropped they know that it is over.
     awaiting_end: Vec<oneshot::Sender<Given>>,
 }
@@ -55,8 +60,8 @@ pub struct Pool {
 /// What a connection brings.
 enum News {
     Asked(Ask, oneshot::Sender<Given>),
-    /// Somebody who had taken a spare is done with its start.
-    Started,
+    /// A sandbox that was a spare has ended, or has had its head start.
+    LeftAlone,
 }
 
 /// What somebody who has asked is given.
@@ -77,7 +82,16 @@ impl Pool {
         // What is found under its name takes connections.
         let listener = UnixListener::from_std(socket::listen(&unfinished)?)?;
         std::fs::rename(&unfinished, &path)?;
-        Ok(Self { wish, path, listener, spares: Vec::new(), lent: 0, paused_until: None, awaiting_end: Vec::new() })
+        Ok(Self {
+            wish,
+            path,
+            listener,
+            spares: Vec::new(),
+            lent: 0,
+            paused_until: None,
+            last_end: None,
+            awaiting_end: Vec::new(),
+        })
     }
 
     /// Keep as many spares as wished, each made by `make`, until somebody asks to stop. `full` is called once they are there; `failed` is
@@ -110,12 +124,9 @@ impl Pool {
                 }
             };
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((client, _)) => drop(tokio::spawn(converse(client, news_sender.clone()))),
-                    Err(error) => tracing::warn!("take a connection: {error}"),
-                },
+                client = socket::accept(&self.listener) => drop(tokio::spawn(converse(client, news_sender.clone()))),
                 Some(news) = news.recv() => match news {
-                    News::Started => self.lent -= 1,
+                    News::LeftAlone => self.lent -= 1,
                     News::Asked(Ask::Stop, reply) => {
                         self.awaiting_end.push(reply);
                         return Ok(());
@@ -125,7 +136,10 @@ impl Pool {
                 (index, exit) = first_end(&self.spares) => {
                     tracing::warn!("a spare sandbox ended: {exit}");
                     self.spares.swap_remove(index);
-                    self.paused_until = Some(Instant::now() + PAUSE);
+                    // One may be chance.
+                    if self.last_end.replace(Instant::now()).is_some_and(|last| last.elapsed() < PAUSE) {
+                        self.paused_until = Some(Instant::now() + PAUSE);
+                    }
                 }
                 outcome = finished => {
                     making = None;
@@ -143,11 +157,10 @@ impl Pool {
         }
     }
 
-    /// End them all, and wait until they are gone.
+    /// End them all, and wait until they are gone; for one whose keeper does not do as it is told not for ever.
     pub async fn end(mut self) {
-        for Waiting { spare, .. } in self.spares.drain(..) {
-            spare.end().await;
-        }
+        let ends = self.spares.drain(..).map(|waiting| timeout(END_DEADLINE, waiting.spare.end()));
+        let _ = ends.collect::<JoinSet<_>>().join_all().await;
     }
 
     fn wants_another(&self) -> bool {
@@ -197,9 +210,9 @@ async fn converse(client: UnixStream, news: mpsc::UnboundedSender<News>) {
                 drop(parts);
                 if sent.is_ok() {
                     // What comes is the end: nothing else is asked by somebody who has a spare.
-                    let _ = timeout(HEAD_START, client.ready(Interest::READABLE)).await;
+                    let _ = timeout(HEAD_START, receive::<Ask>(&client)).await;
                 }
-                let _ = news.send(News::Started);
+                let _ = news.send(News::LeftAlone);
                 return;
             }
         };
