@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{Decision, Destination, Host, HostError, Policy, Protocol};
+use super::{Decision, Denied, Destination, Host, HostError, Policy, Protocol, WEB_PORTS};
 
 /// What was to be explained is no destination.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,7 +45,12 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<S
     let (name, addresses) = match &host {
         Host::Address(address) => (None, vec![*address]),
         Host::Name(name) => {
-            let decision = policy.name(name);
+            let decision = match policy.name(name) {
+                Decision::Denied(_) if !WEB_PORTS.contains(&port) => {
+                    Decision::Denied(Denied::Port { name: name.clone(), port })
+                }
+                decision => decision,
+            };
             lines.push(format!("name         {}", told(&decision)));
             if !decision.is_allowed() {
                 lines.push("answer       denied: the name is not resolved".to_owned());
@@ -60,7 +65,7 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<S
         let destination = Destination { name, address: *address, port, protocol: Protocol::Tcp };
         let decision = policy.connect(&destination);
         any |= decision.is_allowed();
-        lines.push(format!("{address}  {}", told(&decision)));
+        lines.push(format!("{:<12} {}", address.to_string(), told(&decision)));
     }
     lines.push(match (any, addresses.is_empty()) {
         (true, _) => "answer       allowed".to_owned(),

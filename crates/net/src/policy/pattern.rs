@@ -144,7 +144,12 @@ fn glob(text: &str) -> Result<NameGlob, PatternError> {
     let checked = || {
         check_length(text)?;
         text.split('.').try_for_each(|label| check_label(label, |c| c == '*'))?;
-        if text.starts_with('-') { Err(NameError::Hyphen) } else { Ok(()) }
+        match text {
+            // What remains of `*.`, which is not every name.
+            "*" => Err(NameError::Label),
+            _ if text.starts_with('-') => Err(NameError::Hyphen),
+            _ => Ok(()),
+        }
     };
     checked().map_err(HostError::Name)?;
     Ok(NameGlob(text.to_ascii_lowercase().into()))
