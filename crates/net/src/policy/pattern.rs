@@ -20,7 +20,8 @@ use super::{
 /// | `*` | every name and every address |
 ///
 /// The `*` inside a name does not cross a dot here, as it did in the first Matchlock: whoever writes `x.*` means the site's
-/// other top-level domains, not `x.` below anybody's name.
+/// other top-level domains, not `x.` below anybody's name. It does stand for anything within its label: `*x.com` means
+/// `evil-x.com`, too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Every name and address.
