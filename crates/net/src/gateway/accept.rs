@@ -5,7 +5,10 @@ use std::future::Future;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::timeout,
 };
+
+use super::limits;
 
 /// Accept for ever, and serve at most `limit` connections at once; further ones wait in the listener's backlog. Cancelled, it
 /// ends them all.
@@ -20,8 +23,15 @@ pub(super) async fn serve<F: Future<Output = ()> + Send + 'static>(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < limit => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(connection(stream))),
-                // The process has no descriptor to spare; one that ends brings two. Other errors are the connection's.
-                Err(e) if is_exhaustion(&e) => drop(connections.join_next().await),
+                // The process has no descriptor to spare; a connection that ends brings two. Other errors are the guest's.
+                Err(e) if is_exhaustion(&e) => {
+                    let ended = async {
+                        if connections.join_next().await.is_none() {
+                            std::future::pending::<()>().await;
+                        }
+                    };
+                    let _ = timeout(limits::EXHAUSTED_FOR, ended).await;
+                }
                 Err(_) => {}
             },
         }

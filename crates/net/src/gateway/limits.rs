@@ -23,6 +23,8 @@ pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) const FLOW_IDLE: Duration = Duration::from_mins(1);
 /// Until a DNS server has answered, before the next one is asked. A C library waits 5 s for all of it.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(2);
+/// Until a connection is tried again that found no descriptor to spare, if none of the others ends before.
+pub(super) const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
 /// For the next query on a connection for DNS.
 pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Until an echo is answered.
