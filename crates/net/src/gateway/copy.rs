@@ -57,7 +57,8 @@ fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<Passed> {
     })
 }
 
-async fn write_all(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+/// Write all of it, however slowly it is taken.
+pub(super) async fn write_all(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         to.writable().await?;
         match to.try_write(rest) {

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    ClientAddr, End, OrigDst, Shared, What, accept, datagram,
-    forward::{Query, Transport, read_message, write_message},
+    Answer, ClientAddr, End, OrigDst, Shared, Transport, What, accept, datagram,
+    forward::{Query, read_message, write_message},
     limits,
 };
 
@@ -27,7 +27,7 @@ pub(super) async fn serve_udp(door: UdpSocket, shared: Arc<Shared>) {
                 let query = Query { message: buffer[..length].to_vec(), transport: Transport::Udp, client };
                 let (door, shared) = (Arc::clone(&door), Arc::clone(&shared));
                 queries.spawn(async move {
-                    let answer = answer(&query, destination, &shared).await;
+                    let Some(answer) = answer(&query, destination, &shared).await else { return };
                     // One that is too long, or for a guest that is gone, is lost.
                     let _ = datagram::send(&door, &answer, destination, client).await;
                 });
@@ -45,7 +45,7 @@ async fn connection(mut guest: TcpStream, shared: Arc<Shared>) {
     let (Ok(destination), Ok(client)) = (OrigDst::of(&guest), guest.peer_addr().map(ClientAddr::new)) else { return };
     while let Ok(Ok(Some(message))) = timeout(limits::DNS_IDLE, read_message(&mut guest)).await {
         let query = Query { message, transport: Transport::Tcp, client };
-        let answer = answer(&query, destination, &shared).await;
+        let Some(answer) = answer(&query, destination, &shared).await else { return };
         let written = timeout(limits::DNS_IDLE, write_message(&mut guest, &answer)).await;
         if !matches!(written, Ok(Ok(()))) {
             return;
@@ -53,14 +53,20 @@ async fn connection(mut guest: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(query: &Query, destination: OrigDst, shared: &Shared) -> Vec<u8> {
+/// The message for the guest, if it is to be given one.
+async fn answer(query: &Query, destination: OrigDst, shared: &Shared) -> Option<Vec<u8>> {
     let began = Instant::now();
-    let (answer, end) = match shared.settings.resolver.resolve(query).await {
-        Ok(answer) => (answer, End::Done),
-        Err(e) => (server_failure(&query.message), End::Failed(e.to_string())),
-    };
-    shared.tell(query.client, destination, What::Query(query.transport), end, began);
-    answer
+    let resolved = shared.settings.resolver.resolve(query).await;
+    let Answer { message, question, allowed, end } = resolved.unwrap_or_else(|e| {
+        Some(Answer {
+            message: server_failure(&query.message),
+            question: None,
+            allowed: None,
+            end: End::Failed(e.to_string()),
+        })
+    })?;
+    shared.tell((query.client, destination), What::Query(query.transport, question), allowed, end, began);
+    Some(message)
 }
 
 /// The query, made an answer that has nothing but the code `SERVFAIL` (RFC 1035, section 4.1.1).

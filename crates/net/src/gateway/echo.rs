@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{ClientAddr, End, OrigDst, Protocol, Shared, What, datagram, limits};
-use crate::watched::watched;
+use crate::{policy::Allowed, watched::watched};
 
 /// Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443).
 const HEADER: usize = 8;
@@ -158,20 +158,27 @@ async fn answer(door: Arc<Door>, request: Request, shared: Arc<Shared>) {
     let began = Instant::now();
     let [client, destination] = [request.client, request.destination].map(|ip| SocketAddr::new(ip, 0));
     let (client, destination) = (ClientAddr::new(client), OrigDst::new(destination));
-    let end = match echo(&door, &request, destination, &shared).await {
+    let mut allowed = None;
+    let end = match echo(&door, &request, destination, &shared, &mut allowed).await {
         Ok(()) => End::Done,
         Err(end) => end,
     };
-    shared.tell(client, destination, What::Echo, end, began);
+    shared.tell((client, destination), What::Echo, allowed, end, began);
 }
 
-async fn echo(door: &Door, request: &Request, destination: OrigDst, shared: &Shared) -> Result<(), End> {
+async fn echo(
+    door: &Door,
+    request: &Request,
+    destination: OrigDst,
+    shared: &Shared,
+    allowed: &mut Option<Allowed>,
+) -> Result<(), End> {
     let failed = |e: io::Error| End::Failed(e.to_string());
     // The gateway is here: it need not be asked.
     let payload = if shared.is_gateway(request.destination) {
         request.message[HEADER..].to_vec()
     } else {
-        shared.decide(Protocol::Echo, destination)?;
+        *allowed = Some(shared.decide(Protocol::Icmp, destination)?.allowed);
         let asked = timeout(limits::ECHO_DEADLINE, ask(destination.get(), &request.message)).await;
         asked.map_err(io::Error::from).flatten().map_err(failed)?
     };

@@ -1,4 +1,4 @@
-//! DNS queries on their way to the host's resolvers. Messages pass as they are, but for their ids.
+//! DNS queries on their way to the host's resolvers. What they say is for whoever asks to judge.
 
 use std::{
     fs,
@@ -14,7 +14,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ClientAddr, buffer::with_buffer, datagram, limits};
+use super::{ClientAddr, End, Question, Transport, buffer::with_buffer, datagram, limits};
+use crate::policy::Allowed;
 
 /// A message's header (RFC 1035, section 4.1.1).
 const HEADER: usize = 12;
@@ -23,15 +24,6 @@ const PORT: u16 = 53;
 const MAX_SERVERS: usize = 3;
 /// How often each is asked.
 const ROUNDS: usize = 2;
-
-/// How a query came, and how its answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// In a datagram. An answer may be truncated; the client then asks again by TCP.
-    Udp,
-    /// On a connection.
-    Tcp,
-}
 
 /// What a guest asked.
 #[derive(Clone, Debug)]
@@ -44,10 +36,39 @@ pub struct Query {
     pub client: ClientAddr,
 }
 
+/// What the guest is told, and what there is to tell of it.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// For the guest, with the query's id.
+    pub message: Vec<u8>,
+    /// What it says, if that is known.
+    pub question: Option<Question>,
+    /// What allowed the name.
+    pub allowed: Option<Allowed>,
+    /// What became of it.
+    pub end: End,
+}
+
+/// An [`Answer`] to come. `None`: this is nothing that anybody answers. After an error the guest is told that the server failed.
+pub type Resolve<'a> = Pin<Box<dyn Future<Output = io::Result<Option<Answer>>> + Send + 'a>>;
+
 /// Who answers queries: a [`Forwarder`], or what stands before one and judges.
 pub trait Resolver: Send + Sync {
-    /// The answer to a query, with its id. After an error the guest is told that the server failed.
-    fn resolve<'a>(&'a self, query: &'a Query) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>>;
+    /// The answer to a query.
+    fn resolve<'a>(&'a self, query: &'a Query) -> Resolve<'a>;
+}
+
+/// What a message is that came from where a server was asked.
+#[derive(Clone, Debug)]
+pub enum Heard<T> {
+    /// Not the server's answer: over UDP, anybody can send.
+    Nothing,
+    /// It did not fit into a datagram.
+    Truncated,
+    /// The server will not or cannot; why.
+    Failed(String),
+    /// The answer.
+    Answer(T),
 }
 
 /// Which servers are asked.
@@ -59,7 +80,7 @@ pub enum Servers {
     These(Vec<SocketAddr>),
 }
 
-/// Asks servers, by the way a query came, one after the other until one answers.
+/// Asks servers, one after the other until one answers. As a [`Resolver`], it passes messages as they are, but for their ids.
 #[derive(Clone, Debug)]
 pub struct Forwarder {
     /// Whom it asks.
@@ -67,69 +88,99 @@ pub struct Forwarder {
 }
 
 impl Resolver for Forwarder {
-    fn resolve<'a>(&'a self, query: &'a Query) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>> {
-        Box::pin(self.ask(&query.message, query.transport))
+    fn resolve<'a>(&'a self, query: &'a Query) -> Resolve<'a> {
+        Box::pin(async {
+            let (Some((theirs, rest)), true) = (query.message.split_first_chunk::<2>(), query.message.len() >= HEADER)
+            else {
+                return Ok(None);
+            };
+            // Guests may use ids that can be guessed.
+            let [a, b, ..] = getrandom::u32()?.to_ne_bytes();
+            let asked = [&[a, b], rest].concat();
+            let hear = |answer: &[u8]| match answer {
+                [x, y, flags, rest @ ..] if answer.len() >= HEADER && [x, y] == [&a, &b] && flags & 0x80 != 0 => {
+                    Heard::Answer([&theirs[..], &[*flags], rest].concat())
+                }
+                _ => Heard::Nothing,
+            };
+            let message = self.ask(&asked, query.transport, hear).await?;
+            Ok(Some(Answer { message, question: None, allowed: None, end: End::Done }))
+        })
     }
 }
 
 impl Forwarder {
-    /// The answer to `query`, from the first server that gives one.
+    /// The first answer to a query that `hear` finds in what servers send. One that is truncated is asked for again, of the
+    /// same server over TCP; one that fails, of the next server.
     ///
     /// # Errors
     /// The last server's, if none did.
-    pub async fn ask(&self, query: &[u8], transport: Transport) -> io::Result<Vec<u8>> {
-        let ours = getrandom::u32()?.to_ne_bytes();
-        let (Some((theirs, rest)), true) = (query.split_first_chunk::<2>(), query.len() >= HEADER) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a DNS message"));
-        };
-        // Guests may use ids that can be guessed.
-        let asked = [&ours[..2], rest].concat();
+    pub async fn ask<T: Send>(
+        &self,
+        query: &[u8],
+        transport: Transport,
+        hear: impl Fn(&[u8]) -> Heard<T> + Send + Sync,
+    ) -> io::Result<T> {
         let servers = self.servers.now();
         let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "no DNS server"));
         for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
-            let answer = async {
+            let by_datagram = async {
                 match transport {
-                    Transport::Udp => by_datagram(*server, &asked).await,
-                    Transport::Tcp => by_connection(*server, &asked).await,
+                    Transport::Udp => by_datagram(*server, query, &hear).await,
+                    Transport::Tcp => Ok(None),
                 }
             };
-            match timeout(limits::QUERY_DEADLINE, answer).await.unwrap_or_else(|late| Err(late.into())) {
-                Ok(mut answer) => {
-                    answer[..2].copy_from_slice(theirs);
-                    return Ok(answer);
+            let answer = async {
+                match in_time(by_datagram).await? {
+                    Some(answer) => Ok(answer),
+                    None => in_time(by_connection(*server, query, &hear)).await,
                 }
+            };
+            match answer.await {
                 Err(e) => outcome = Err(io::Error::new(e.kind(), format!("{server}: {e}"))),
+                answer => return answer,
             }
         }
         outcome
     }
 }
 
-async fn by_datagram(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limits::QUERY_DEADLINE, answer).await?
+}
+
+/// `None`, if it did not fit.
+async fn by_datagram<T>(
+    server: SocketAddr,
+    query: &[u8],
+    hear: &(impl Fn(&[u8]) -> Heard<T> + Sync),
+) -> io::Result<Option<T>> {
     let socket = datagram::connected(server).await?;
     socket.send(query).await?;
     loop {
         datagram::readable(&socket).await?;
-        match with_buffer(|buffer| datagram::try_recv(&socket, buffer).map(|length| buffer[..length].to_vec())) {
-            Ok(answer) if answers(&answer, query) => return Ok(answer),
+        match with_buffer(|buffer| datagram::try_recv(&socket, buffer).map(|length| hear(&buffer[..length]))) {
+            Ok(Heard::Answer(answer)) => return Ok(Some(answer)),
+            Ok(Heard::Truncated) => return Ok(None),
+            Ok(Heard::Failed(why)) => return Err(io::Error::other(why)),
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-            _ => {}
+            Ok(Heard::Nothing) | Err(_) => {}
         }
     }
 }
 
-async fn by_connection(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+async fn by_connection<T>(
+    server: SocketAddr,
+    query: &[u8],
+    hear: &(impl Fn(&[u8]) -> Heard<T> + Sync),
+) -> io::Result<T> {
     let mut stream = TcpStream::connect(server).await?;
     write_message(&mut stream, query).await?;
-    match read_message(&mut stream).await? {
-        Some(answer) if answers(&answer, query) => Ok(answer),
+    match read_message(&mut stream).await?.as_deref().map(hear) {
+        Some(Heard::Answer(answer)) => Ok(answer),
+        Some(Heard::Failed(why)) => Err(io::Error::other(why)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not an answer to the query")),
     }
-}
-
-/// Whether it has the query's id and says that it is an answer.
-fn answers(answer: &[u8], query: &[u8]) -> bool {
-    answer.len() >= HEADER && answer[..2] == query[..2] && answer[2] & 0x80 != 0
 }
 
 /// The next message on a connection (RFC 1035, section 4.2.2), or `None` at its end.

@@ -25,6 +25,8 @@ pub(super) const FLOW_IDLE: Duration = Duration::from_mins(1);
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 /// Until a connection is tried again that found no descriptor to spare, if none of the others ends before.
 pub(super) const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
+/// For the rest of a guest's first words, where they could still become TLS or HTTP and the server is silent, too.
+pub(super) const OPENING_DEADLINE: Duration = Duration::from_secs(10);
 /// For the next query on a connection for DNS.
 pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Until an echo is answered.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!            in the namespace                              in the supervisor                          on the host
-//! guest ─ doors.tcp ─────────────────── tcp: accept ─ decide ─ dial ─ copy ───────────────────── connection ─ server
+//! guest ─ doors.tcp ─────────────────── tcp: accept ─ decide ─┬ dial ─ copy ──────────────────── connection ─ server
+//!                                                                └ inspector: TLS, HTTP ───────── connection ─ server
 //!       ─ doors.udp, reply sockets ──── udp: a flow per pair of addresses ─ decide ───────────── socket ─ server
-//!       ─ doors.dns_udp, dns_tcp ────── dns ─ Resolver: Forwarder ────────────────────────────── socket ─ the host's resolvers
+//!       ─ doors.dns_udp, dns_tcp ────── dns ─ Resolver: judge ─ Forwarder ────────────────────── socket ─ the host's resolvers
 //!       ─ doors.icmp4, icmp6 ────────── echo ─ decide ────────────────────────────────────────── ping socket ─ host
 //! ```
 //!
-//! Called by `sandbox`, which brings the decision (`Settings::decide`) and takes the events. Invariants: nothing leaves the
+//! Called by `sandbox`, which brings the decision (`Settings::decide`, which is a [`Guard`](crate::guard::Guard)'s), the inspector and takes the events. Invariants: nothing leaves the
 //! host before `decide` has allowed its destination, and what is dialled is the address that was judged; everything that a
 //! guest can make many of has a bound (`limits.rs`); dropping the [`Gateway`] ends all of it.
 
@@ -22,48 +23,37 @@ mod echo;
 mod event;
 mod forward;
 mod limits;
+mod opening;
+mod record;
 mod tcp;
 mod udp;
+mod way;
 
-use std::{fmt, io, net::IpAddr, sync::Arc, time::Instant};
+use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinSet;
 
 pub use self::{
     address::{ClientAddr, OrigDst},
-    event::{End, Event, Moved, What},
-    forward::{Forwarder, Query, Resolver, Servers, Transport},
+    event::{End, Event, Moved, Question, What},
+    forward::{Answer, Forwarder, Heard, Query, Resolve, Resolver, Servers},
+    way::{Grant, Inspected, Inspection, Inspector, Way},
 };
-use crate::namespace::{Addressing, Doors, Holder};
-
-/// What a guest asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// A TCP connection.
-    Tcp,
-    /// A flow of datagrams.
-    Udp,
-    /// An ICMP echo.
-    Echo,
-}
-
-/// Why something is not allowed, in words for a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial(pub String);
-
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use crate::{dns::Transport, policy::Protocol};
+use crate::{
+    namespace::{Addressing, Doors, Holder},
+    policy::{Allowed, Denied},
+};
 
 /// Whether a guest may go there. Asked once for each connection, flow and echo, before anything leaves the host.
-pub type Decide = dyn Fn(Protocol, OrigDst) -> Result<(), Denial> + Send + Sync;
+pub type Decide = dyn Fn(Protocol, OrigDst) -> Result<Grant, Denied> + Send + Sync;
 
 /// What a gateway goes by.
 pub struct Settings {
     /// The one decision.
     pub decide: Arc<Decide>,
+    /// Who carries what is to be inspected. Without one, that fails.
+    pub inspector: Option<Arc<dyn Inspector>>,
     /// Who answers DNS queries.
     pub resolver: Arc<dyn Resolver>,
     /// Who hears what happened. Called from the gateway's tasks: it must not block.
@@ -109,12 +99,19 @@ impl Gateway {
 }
 
 impl Shared {
-    fn decide(&self, protocol: Protocol, destination: OrigDst) -> Result<(), End> {
+    fn decide(&self, protocol: Protocol, destination: OrigDst) -> Result<Grant, End> {
         (self.settings.decide)(protocol, destination).map_err(End::Denied)
     }
 
-    fn tell(&self, client: ClientAddr, destination: OrigDst, what: What, end: End, began: Instant) {
-        (self.settings.events)(Event { client, destination, what, end, took: began.elapsed() });
+    fn tell(
+        &self,
+        (client, destination): (ClientAddr, OrigDst),
+        what: What,
+        allowed: Option<Allowed>,
+        end: End,
+        began: Instant,
+    ) {
+        (self.settings.events)(Event { client, destination, what, allowed, end, took: began.elapsed() });
     }
 
     fn is_gateway(&self, address: IpAddr) -> bool {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, io, sync::Arc, time::Instant};
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{ClientAddr, End, Moved, OrigDst, Protocol, Shared, What, buffer::with_buffer, datagram, limits};
+use crate::policy::Allowed;
 
 type Pair = (ClientAddr, OrigDst);
 
@@ -50,12 +51,13 @@ pub(super) async fn serve(door: UdpSocket, shared: Arc<Shared>) {
 async fn serve_flow((client, destination): Pair, mut queue: mpsc::Receiver<Vec<u8>>, shared: &Shared) {
     let began = Instant::now();
     let mut moved = Moved::default();
-    let end = match relay((client, destination), &mut queue, shared, &mut moved).await {
+    let mut allowed = None;
+    let end = match relay((client, destination), &mut queue, shared, &mut moved, &mut allowed).await {
         Ok(()) => End::Done,
         Err(end) => end,
     };
     let denied = matches!(end, End::Denied(_));
-    shared.tell(client, destination, What::Flow(moved), end, began);
+    shared.tell((client, destination), What::Flow(moved), allowed, end, began);
     while denied && matches!(timeout(limits::FLOW_IDLE, queue.recv()).await, Ok(Some(_))) {}
 }
 
@@ -64,8 +66,9 @@ async fn relay(
     queue: &mut mpsc::Receiver<Vec<u8>>,
     shared: &Shared,
     moved: &mut Moved,
+    allowed: &mut Option<Allowed>,
 ) -> Result<(), End> {
-    shared.decide(Protocol::Udp, destination)?;
+    *allowed = Some(shared.decide(Protocol::Udp, destination)?.allowed);
     copy(client, destination, queue, shared, moved).await.map_err(|e| End::Failed(e.to_string()))
 }
 

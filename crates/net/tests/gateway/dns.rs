@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
     thread,
 };
 
@@ -89,7 +88,7 @@ fn any_server() {
     let sandbox = sandbox::open();
     for whom in [NOBODY4, NOBODY6, "192.168.100.1", "fd6d:6174:6368::1"] {
         assert_eq!(sandbox.guest.run(|| ask(whom)), answer_by(b"udp"));
-        assert_eq!(sandbox.event(), format!("Query(Udp) {} done", at(whom, 53)));
+        assert_eq!(sandbox.event(), format!("Query(Udp, None) {} done", at(whom, 53)));
         sandbox.guest.run(|| {
             let mut stream = TcpStream::connect_timeout(&at(whom, 53), DEADLINE).unwrap();
             stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -98,7 +97,7 @@ fn any_server() {
                 assert_eq!(read_message(&mut stream), answer_by(b"tcp"));
             }
         });
-        let told = format!("Query(Tcp) {} done", at(whom, 53));
+        let told = format!("Query(Tcp, None) {} done", at(whom, 53));
         assert_eq!([sandbox.event(), sandbox.event()], [told.clone(), told]);
     }
 }
@@ -108,7 +107,7 @@ fn next_server() {
     let _silent = UdpSocket::bind(at("127.0.0.2", 53)).unwrap();
     server(at(DNS, 53));
     let servers = sandbox::servers(&[SERVER4, "127.0.0.2", DNS]);
-    let sandbox = sandbox::start(sandbox::plan(), Arc::new(|_, _| Ok(())), servers);
+    let sandbox = sandbox::start(sandbox::plan(), sandbox::everything(), servers);
     assert_eq!(sandbox.guest.run(|| ask(NOBODY4)), answer_by(b"udp"));
 }
 
@@ -119,5 +118,8 @@ fn no_server() {
     let mut expected = QUERY.to_vec();
     (expected[2], expected[3]) = (0x81, 2);
     assert_eq!(answer, expected);
-    assert_eq!(sandbox.event(), format!("Query(Udp) {NOBODY4}:53 failed: {DNS}:53: Connection refused (os error 111)"));
+    assert_eq!(
+        sandbox.event(),
+        format!("Query(Udp, None) {NOBODY4}:53 failed: {DNS}:53: Connection refused (os error 111)")
+    );
 }

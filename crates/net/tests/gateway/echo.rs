@@ -41,7 +41,7 @@ fn echo() {
         assert!(sandbox.event().ends_with(" done"));
     }
     assert!(!sandbox.guest.run(|| ping("203.0.113.1", SILENCE)));
-    assert_eq!(sandbox.event(), "Echo 203.0.113.1:0 denied: 203.0.113.1 is not allowed");
+    assert_eq!(sandbox.event(), "Echo 203.0.113.1:0 denied: 203.0.113.1: 203.0.113.1 is a multicast address");
     // The host has no route there.
     assert!(!sandbox.guest.run(|| ping("203.0.113.2", SILENCE)));
     assert!(sandbox.event().contains("203.0.113.2:0 failed: Network is unreachable"));

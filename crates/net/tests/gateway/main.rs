@@ -13,6 +13,7 @@
 mod dns;
 mod echo;
 mod end;
+mod guard;
 mod guest;
 mod sandbox;
 mod tcp;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn stories() -> Vec<Story> {
-    [tcp::STORIES, udp::STORIES, dns::STORIES, echo::STORIES, walls::STORIES, end::STORIES].concat()
+    [tcp::STORIES, udp::STORIES, dns::STORIES, echo::STORIES, walls::STORIES, guard::STORIES, end::STORIES].concat()
 }
 
 /// These need the device, as sandboxes with a network do.

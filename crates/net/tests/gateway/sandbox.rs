@@ -6,8 +6,9 @@ use std::{
 };
 
 use matchlock_net::{
-    gateway::{Decide, Denial, Event, Forwarder, Gateway, Resolver, Servers, Settings},
+    gateway::{Decide, Event, Forwarder, Gateway, Grant, OrigDst, Resolver, Servers, Settings},
     namespace::{self, Addressing, HolderCommand, Plan},
+    policy::{AddressClass, Allowed, Denied, Rule},
 };
 use tokio::sync::oneshot;
 
@@ -33,15 +34,26 @@ pub(crate) fn holder() -> HolderCommand {
 
 /// With everything allowed, and the world's DNS server.
 pub(crate) fn open() -> Sandbox {
-    start(plan(), Arc::new(|_, _| Ok(())), servers(&[DNS]))
+    start(plan(), everything(), servers(&[DNS]))
 }
 
 /// With one address denied.
 pub(crate) fn without(denied: &'static str) -> Sandbox {
-    let decide = move |_, to: matchlock_net::gateway::OrigDst| {
-        if to.get().ip().to_string() == denied { Err(Denial(format!("{denied} is not allowed"))) } else { Ok(()) }
+    let decide = move |_, to: OrigDst| {
+        let address = to.get().ip();
+        let denial = Denied::Address { name: None, address, class: AddressClass::Multicast };
+        if address.to_string() == denied { Err(denial) } else { Ok(granted()) }
     };
     start(plan(), Arc::new(decide), servers(&[DNS]))
+}
+
+/// What allows everything.
+pub(crate) fn everything() -> Arc<Decide> {
+    Arc::new(|_, _| Ok(granted()))
+}
+
+fn granted() -> Grant {
+    Grant::raw(Allowed { rule: Rule::Open, name: None, opened: None })
 }
 
 pub(crate) fn servers(addresses: &[&str]) -> Arc<dyn Resolver> {
@@ -59,7 +71,7 @@ pub(crate) fn start(plan: Plan, decide: Arc<Decide>, resolver: Arc<dyn Resolver>
             tap.send(made.tap).unwrap();
             // The story may have ended without hearing of everything.
             let events = Arc::new(move |e| drop(event.send(e)));
-            let settings = Settings { decide, resolver, events, addressing: plan.addressing };
+            let settings = Settings { decide, inspector: None, resolver, events, addressing: plan.addressing };
             let gateway = Gateway::start(made.doors, made.holder, settings).unwrap();
             let _ = stopped.await;
             drop(gateway);

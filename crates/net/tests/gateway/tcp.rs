@@ -3,7 +3,6 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::Arc,
     thread,
 };
 
@@ -77,7 +76,7 @@ fn denied() {
     let listener = TcpListener::bind(at(SERVER4, 80)).unwrap();
     assert_eq!(sandbox.guest.run(|| reset(SERVER4, 80)), ErrorKind::ConnectionReset);
     let nothing = "Connection(Moved { from_guest: 0, to_guest: 0 })";
-    assert_eq!(sandbox.event(), format!("{nothing} {SERVER4}:80 denied: {SERVER4} is not allowed"));
+    assert_eq!(sandbox.event(), format!("{nothing} {SERVER4}:80 denied: {SERVER4}: {SERVER4} is a multicast address"));
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     // Another one is allowed.
@@ -130,7 +129,7 @@ fn mtu() {
     tcp_echo_after_end(at(SERVER4, 80));
     for mtu in [576, 1200, 9000] {
         let plan = Plan { addressing: Addressing { mtu, ..Addressing::default() }, ..sandbox::plan() };
-        let sandbox = sandbox::start(plan, Arc::new(|_, _| Ok(())), sandbox::servers(&[DNS]));
+        let sandbox = sandbox::start(plan, sandbox::everything(), sandbox::servers(&[DNS]));
         let content = pattern(200_000);
         assert!(sandbox.guest.run(|| exchange(SERVER4, 80, &content)) == content, "{mtu}");
         assert_eq!(plan.addressing.carries_ipv6(), mtu == 9000);
@@ -139,7 +138,7 @@ fn mtu() {
 
 fn without_ipv6() {
     let plan = Plan { ipv6: false, ..sandbox::plan() };
-    let sandbox = sandbox::start(plan, Arc::new(|_, _| Ok(())), sandbox::servers(&[DNS]));
+    let sandbox = sandbox::start(plan, sandbox::everything(), sandbox::servers(&[DNS]));
     tcp_echo_after_end(at(SERVER6, 80));
     tcp_echo_after_end(at(SERVER4, 80));
     let outcome = sandbox.guest.run(|| TcpStream::connect_timeout(&at(SERVER6, 80), DEADLINE));

@@ -3,7 +3,6 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, UdpSocket},
-    sync::Arc,
 };
 
 use matchlock_net::namespace::Plan;
@@ -73,7 +72,7 @@ fn denied() {
         }
     });
     let nothing = "Flow(Moved { from_guest: 0, to_guest: 0 })";
-    assert_eq!(sandbox.event(), format!("{nothing} {SERVER4}:443 denied: {SERVER4} is not allowed"));
+    assert_eq!(sandbox.event(), format!("{nothing} {SERVER4}:443 denied: {SERVER4}: {SERVER4} is a multicast address"));
     assert!(sandbox.events.recv_timeout(SILENCE).is_err());
     server.set_nonblocking(true).unwrap();
     assert_eq!(server.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -81,7 +80,7 @@ fn denied() {
 
 fn refused() {
     let plan = Plan { udp: false, ..sandbox::plan() };
-    let sandbox = sandbox::start(plan, Arc::new(|_, _| Ok(())), sandbox::servers(&[DNS]));
+    let sandbox = sandbox::start(plan, sandbox::everything(), sandbox::servers(&[DNS]));
     for server in [SERVER4, SERVER6] {
         udp_echo(at(server, 443));
         let outcome = sandbox.guest.run(|| {

@@ -4,7 +4,6 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
     os::fd::AsRawFd,
-    sync::Arc,
 };
 
 use matchlock_net::namespace::{Addressing, Plan};
@@ -134,7 +133,7 @@ fn neighbours() {
         guest4: Ipv4Addr::new(192, 168, 101, 2),
         ..Addressing::default()
     };
-    let allow = || Arc::new(|_, _| Ok(()));
+    let allow = sandbox::everything;
     let neighbour = sandbox::start(Plan { addressing: other, ..sandbox::plan() }, allow(), sandbox::servers(&[DNS]));
     let sandbox = sandbox::open();
     let server = neighbour.guest.run(|| TcpListener::bind(at("0.0.0.0", 80)).unwrap());
