@@ -7,6 +7,8 @@
 pub mod dns;
 pub mod gateway;
 pub mod guard;
+pub mod intercept;
 pub mod namespace;
 pub mod policy;
+pub mod secret;
 mod watched;
