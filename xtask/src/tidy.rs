@@ -18,7 +18,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("image", &["model", "store"]),
     ("vmm", &["model", "wire"]),
-    ("sandbox", &["model", "wire", "store", "image", "vmm"]),
+    ("net", &["model"]),
+    ("sandbox", &["model", "wire", "store", "image", "vmm", "net"]),
     ("cli", &["model", "sandbox"]),
 ];
 

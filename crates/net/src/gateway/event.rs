@@ -1,0 +1,94 @@
+//! What happened, one record for each connection, flow, query and echo, told when it is over.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use super::{ClientAddr, OrigDst, Transport};
+use crate::{
+    dns::{RecordType, Reply, ResponseCode},
+    policy::{Allowed, Denied, Name},
+};
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The guest's end.
+    pub client: ClientAddr,
+    /// The end it wanted. For a DNS query, the server that it asked; the host's own answers.
+    pub destination: OrigDst,
+    /// What it was.
+    pub what: What,
+    /// What allowed it, if something did.
+    pub allowed: Option<Allowed>,
+    /// How it ended.
+    pub end: End,
+    /// From its beginning to its end.
+    pub took: Duration,
+}
+
+/// What it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A TCP connection.
+    Connection(Moved),
+    /// The datagrams between two addresses.
+    Flow(Moved),
+    /// A DNS query, and what it came to, if it was one that could be judged.
+    Query(Transport, Option<Question>),
+    /// An ICMP echo request.
+    Echo,
+}
+
+/// A question and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What was asked for.
+    pub name: Name,
+    /// What of it.
+    pub kind: RecordType,
+    /// What became of it.
+    pub code: ResponseCode,
+    /// The addresses that the guest was given.
+    pub addresses: Vec<IpAddr>,
+    /// What was kept from it.
+    pub refused: Vec<Denied>,
+}
+
+impl Question {
+    /// That of a reply, if it was one that could be judged.
+    #[must_use]
+    pub fn of(reply: &Reply) -> Option<Self> {
+        let (name, kind) = reply.question.clone()?;
+        let (addresses, refused) = (reply.addresses.clone(), reply.refused.clone());
+        Some(Self { name, kind, code: reply.code, addresses, refused })
+    }
+}
+
+/// Bytes of payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Sent by the guest.
+    pub from_guest: u64,
+    /// Sent to the guest.
+    pub to_guest: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As its ends wanted it: closed, answered, or idle.
+    Done,
+    /// It was not allowed, and nothing left the host.
+    Denied(Denied),
+    /// The other end could not be reached, did not answer, or broke off.
+    Failed(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Denied(denial) => write!(f, "denied: {denial}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The gateway: what a guest's packets ask for is done with the host's own sockets, if it is allowed.
+//!
+//! ```text
+//!            in the namespace                              in the supervisor                          on the host
+//! guest ─ doors.tcp ─────────────────── tcp: accept ─ decide ─┬ dial ─ copy ──────────────────── connection ─ server
+//!                                                                └ inspector: TLS, HTTP ───────── connection ─ server
+//!       ─ doors.udp, reply sockets ──── udp: a flow per pair of addresses ─ decide ───────────── socket ─ server
+//!       ─ doors.dns_udp, dns_tcp ────── dns ─ Resolver: judge ─ Forwarder ────────────────────── socket ─ the host's resolvers
+//!       ─ doors.icmp4, icmp6 ────────── echo ─ decide ────────────────────────────────────────── ping socket ─ host
+//! ```
+//!
+//! Called by `sandbox`, which brings the decision (`Settings::decide`, which is a [`Guard`](crate::guard::Guard)'s), the inspector and takes the events. Invariants: nothing leaves the
+//! host before `decide` has allowed its destination, and what is dialled is the address that was judged; everything that a
+//! guest can make many of has a bound (`limits.rs`); dropping the [`Gateway`] ends all of it.
+
+mod accept;
+mod address;
+mod buffer;
+mod copy;
+mod datagram;
+mod dns;
+mod echo;
+mod event;
+mod forward;
+mod limits;
+mod opening;
+mod record;
+mod tcp;
+mod udp;
+mod way;
+
+use std::{io, net::IpAddr, sync::Arc, time::Instant};
+
+use tokio::task::JoinSet;
+
+pub use self::{
+    address::{ClientAddr, OrigDst},
+    event::{End, Event, Moved, Question, What},
+    forward::{Answer, Forwarder, Heard, Query, Resolve, Resolver, Servers},
+    way::{Grant, Inspected, Inspection, Inspector, Way},
+};
+pub use crate::{dns::Transport, policy::Protocol};
+use crate::{
+    namespace::{Addressing, Doors, Holder},
+    policy::{Allowed, Denied},
+};
+
+/// Whether a guest may go there. Asked once for each connection, flow and echo, before anything leaves the host.
+pub type Decide = dyn Fn(Protocol, OrigDst) -> Result<Grant, Denied> + Send + Sync;
+
+/// What a gateway goes by.
+pub struct Settings {
+    /// The one decision.
+    pub decide: Arc<Decide>,
+    /// Who carries what is to be inspected. Without one, that fails.
+    pub inspector: Option<Arc<dyn Inspector>>,
+    /// Who answers DNS queries.
+    pub resolver: Arc<dyn Resolver>,
+    /// Who hears what happened. Called from the gateway's tasks: it must not block.
+    pub events: Arc<dyn Fn(Event) + Send + Sync>,
+    /// The sandbox's link.
+    pub addressing: Addressing,
+}
+
+/// A gateway at work.
+#[derive(Debug)]
+pub struct Gateway {
+    _tasks: JoinSet<()>,
+}
+
+/// What all its tasks share.
+struct Shared {
+    settings: Settings,
+    holder: Holder,
+}
+
+impl Gateway {
+    /// Start serving. To be called on a runtime; one thread is enough for it.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the sockets.
+    pub fn start(doors: Doors, holder: Holder, settings: Settings) -> io::Result<Self> {
+        limits::lift_descriptor_limit();
+        let Doors { tcp, udp, dns_udp, dns_tcp, icmp4, icmp6 } = doors;
+        let shared = Arc::new(Shared { settings, holder });
+        let (tcp, dns_tcp) = (tokio::net::TcpListener::from_std(tcp)?, tokio::net::TcpListener::from_std(dns_tcp)?);
+        let (udp, dns_udp) = (tokio::net::UdpSocket::from_std(udp)?, tokio::net::UdpSocket::from_std(dns_udp)?);
+        let echoes = [echo::Door::v4(icmp4)?, echo::Door::v6(icmp6)?];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tcp::serve(tcp, Arc::clone(&shared)));
+        tasks.spawn(udp::serve(udp, Arc::clone(&shared)));
+        tasks.spawn(dns::serve_udp(dns_udp, Arc::clone(&shared)));
+        tasks.spawn(dns::serve_tcp(dns_tcp, Arc::clone(&shared)));
+        for door in echoes {
+            tasks.spawn(echo::serve(door, Arc::clone(&shared)));
+        }
+        Ok(Self { _tasks: tasks })
+    }
+}
+
+impl Shared {
+    fn decide(&self, protocol: Protocol, destination: OrigDst) -> Result<Grant, End> {
+        (self.settings.decide)(protocol, destination).map_err(End::Denied)
+    }
+
+    fn tell(
+        &self,
+        (client, destination): (ClientAddr, OrigDst),
+        what: What,
+        allowed: Option<Allowed>,
+        end: End,
+        began: Instant,
+    ) {
+        (self.settings.events)(Event { client, destination, what, allowed, end, took: began.elapsed() });
+    }
+
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let Addressing { gateway4, gateway6, .. } = self.settings.addressing;
+        address == IpAddr::V4(gateway4) || address == IpAddr::V6(gateway6)
+    }
+}

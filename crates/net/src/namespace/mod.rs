@@ -1,0 +1,89 @@
+//! A sandbox's private network: a namespace in which there is a link to the guest, rules, and the sockets of the gateway.
+//!
+//! ```text
+//!  guest eth0 ─ virtio ─ VMM ─ TAP fd ─┤ fc-guest              the sandbox's namespace              ├─ no other link
+//!                                      │    │
+//!                                      │ arrive: which socket   input: may it get there, policy drop
+//!                                      │    ├─ any TCP ──────── doors.tcp ────┐
+//!                                      │    ├─ any UDP ──────── doors.udp ────┤ descriptors, passed out
+//!                                      │    ├─ port 53 ──────── doors.dns_* ──┤ of the namespace
+//!                                      │    └─ echo request ─── doors.icmp* ──┘      │
+//!                                      └──────────────────────────────────────       │
+//!                                                              gateway, in the supervisor ─ the host's sockets
+//! ```
+//!
+//! Every address of the world is *local* in the namespace (one route of type `local` per family), and transparent sockets take
+//! what arrives, so the destination that a guest wanted is simply the local address of a connection. Nothing is translated,
+//! tracked or forwarded.
+//!
+//! Called by `sandbox` before a VMM starts: [`create`] starts a holder ([`hold`], this program again), which enters the
+//! namespace, makes all this and passes the descriptors out. Invariant: nothing is left on the host. The namespace lives as
+//! long as the holder and the descriptors do, and the holder as long as its [`Holder`].
+
+mod addressing;
+mod doors;
+mod error;
+mod holder;
+mod message;
+mod netlink;
+mod owner;
+mod ruleset;
+
+use std::{
+    ffi::OsString,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    addressing::Addressing,
+    doors::Doors,
+    error::Error,
+    holder::hold,
+    owner::{Holder, create},
+};
+
+/// The guest's link, as it is called in the namespace. Nobody outside sees it.
+const LINK: &str = "fc-guest";
+
+/// What is asked of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The link's addresses and MTU.
+    pub addressing: Addressing,
+    /// Whether IPv6 is let through to the gateway, or refused so that clients take IPv4 ([`host_has_ipv6`]).
+    pub ipv6: bool,
+    /// Whether UDP other than DNS is let through to the gateway, or refused so that clients take TCP.
+    pub udp: bool,
+}
+
+/// How this program is started as a holder.
+#[derive(Clone, Debug)]
+pub struct HolderCommand {
+    /// This program.
+    pub program: PathBuf,
+    /// What makes it call [`hold`].
+    pub arguments: Vec<OsString>,
+}
+
+/// A namespace, from outside.
+#[derive(Debug)]
+pub struct Namespace {
+    /// For the VMM.
+    pub tap: OwnedFd,
+    /// For the gateway.
+    pub doors: Doors,
+    /// For the gateway, too.
+    pub holder: Holder,
+}
+
+/// Whether the host has a way to the IPv6 internet. Sends nothing.
+#[must_use]
+pub fn host_has_ipv6() -> bool {
+    // A name server of the root (a.root-servers.net): its address will stay, and connecting only looks up the route.
+    let global = SocketAddr::from(([0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30], 53));
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(global)).is_ok()
+}

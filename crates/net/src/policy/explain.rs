@@ -1,0 +1,102 @@
+//! `matchlock policy explain`: what would become of a URL, step by step, without doing anything.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use super::{Decision, Denied, Destination, Host, HostError, Policy, Protocol, WEB_PORTS};
+
+/// What was to be explained is no destination.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ExplainError {
+    /// As a host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A scheme without a known port, and no port.
+    #[error("which port {scheme}:// uses is not known here: add it to the host")]
+    Scheme {
+        /// As typed.
+        scheme: String,
+    },
+}
+
+/// Schemes whose port need not be written (IANA service names).
+const SCHEMES: &[(&str, u16)] = &[
+    ("https", 443),
+    ("http", 80),
+    ("wss", 443),
+    ("ws", 80),
+    ("ssh", 22),
+    ("git", 9418),
+    ("postgres", 5432),
+    ("postgresql", 5432),
+    ("mysql", 3306),
+    ("redis", 6379),
+];
+
+/// The decision about a URL or `host:port` (without one: HTTPS), line by line. `resolved` are the addresses of its name,
+/// which are not asked for here; without them only the name is judged.
+///
+/// # Errors
+/// If the text is no destination.
+pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<String>, ExplainError> {
+    let (host, port) = destination(text.trim())?;
+    let mut lines = vec![format!("destination  {host}, TCP port {port}")];
+    let (name, addresses) = match &host {
+        Host::Address(address) => (None, vec![*address]),
+        Host::Name(name) => {
+            let decision = match policy.name(name) {
+                Decision::Denied(_) if !WEB_PORTS.contains(&port) => {
+                    Decision::Denied(Denied::Port { name: name.clone(), port })
+                }
+                decision => decision,
+            };
+            lines.push(format!("name         {}", told(&decision)));
+            if !decision.is_allowed() {
+                lines.push("answer       denied: the name is not resolved".to_owned());
+                return Ok(lines);
+            }
+            let added: Vec<_> = policy.added_addresses(name).collect();
+            (Some(name), if added.is_empty() { resolved.to_vec() } else { added })
+        }
+    };
+    let mut any = false;
+    for address in &addresses {
+        let destination = Destination { name, address: *address, port, protocol: Protocol::Tcp };
+        let decision = policy.connect(&destination);
+        any |= decision.is_allowed();
+        lines.push(format!("{:<12} {}", address.to_string(), told(&decision)));
+    }
+    lines.push(match (any, addresses.is_empty()) {
+        (true, _) => "answer       allowed".to_owned(),
+        (false, false) => "answer       denied".to_owned(),
+        (false, true) => "answer       depends on the addresses of the name".to_owned(),
+    });
+    Ok(lines)
+}
+
+fn told(decision: &Decision) -> String {
+    match decision {
+        Decision::Allowed(allowed) => format!("allowed by {allowed}"),
+        Decision::Denied(denied) => match denied.flag() {
+            Some(flag) => format!("denied: {}; {flag} would allow it", denied.reason()),
+            None => format!("denied: {}", denied.reason()),
+        },
+    }
+}
+
+/// Scheme, user, path, query and fragment are cut off as RFC 3986, section 3 has them.
+fn destination(text: &str) -> Result<(Host, u16), ExplainError> {
+    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let (host, port) = Host::with_port(host)?;
+    let known =
+        |scheme: &str| SCHEMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(scheme)).map(|(_, port)| *port);
+    let port = match (port, scheme) {
+        (Some(port), _) => port,
+        (None, None) => 443,
+        (None, Some(scheme)) => known(scheme).ok_or_else(|| ExplainError::Scheme { scheme: scheme.to_owned() })?,
+    };
+    Ok((host, port))
+}

@@ -1,0 +1,181 @@
+//! Credentials that never enter the VM: the guest knows placeholders, which become the values on the way out.
+//!
+//! Called by whoever terminates TLS and HTTP. Pure: what a host's traffic becomes is an [`Exchange`], made anew for each
+//! request from the [`Secrets`] of that moment, so that a rotated value counts from the next request on. Invariants: no value
+//! is in any text that this module gives to people, and memory that held one is zeroed; a value goes only to a host that its
+//! secret is bound to, and a placeholder to no other.
+
+mod exchange;
+mod stream;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+pub use self::{
+    exchange::{Changed, Exchange},
+    stream::{Misdirected, Replacer},
+};
+use crate::policy::{Host, HostPattern};
+
+/// Shortest placeholder: shorter ones could be met by accident.
+pub const MIN_PLACEHOLDER: usize = 8;
+
+/// Longest value, and longest placeholder. What goes through a header has to fit in one.
+pub const MAX_LENGTH: usize = 16 * 1024;
+
+/// Values below are not looked for in responses, which have such texts by accident.
+pub const SCRUBBED_FROM: usize = 6;
+
+/// What a placeholder begins with that was not chosen by the user; 32 hexadecimal digits follow.
+pub const PLACEHOLDER_PREFIX: &str = "SANDBOX_SECRET_";
+
+/// What the guest must not know. Cannot be printed.
+#[derive(Clone)]
+pub struct Value(Arc<Zeroizing<Vec<u8>>>);
+
+/// A value, what stands for it, and whom it is for.
+#[derive(Clone)]
+pub struct Secret {
+    name: String,
+    value: Value,
+    placeholder: String,
+    /// Nowhere, if empty.
+    hosts: Vec<HostPattern>,
+    options: Options,
+}
+
+/// Where a secret is replaced that it is not by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// In bodies of requests.
+    pub body: bool,
+    /// Also where the network can read it: HTTP without TLS.
+    pub without_tls: bool,
+}
+
+/// All secrets of a sandbox.
+#[derive(Clone, Default)]
+pub struct Secrets(Vec<Secret>);
+
+/// What cannot be a secret, or not with the others.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SecretError {
+    /// The value is empty, too long, or has control characters, which no header can carry.
+    #[error("the value of a secret has 1 to {MAX_LENGTH} bytes and no line breaks or other control characters")]
+    Value,
+    /// The placeholder.
+    #[error("a placeholder has {MIN_PLACEHOLDER} to {MAX_LENGTH} printable ASCII characters and no spaces")]
+    Placeholder,
+    /// One is within the other, so that it could not be told which is meant.
+    #[error("the placeholders of {0} and {1} are not to be told apart")]
+    Alike(String, String),
+    /// Two of one name.
+    #[error("there are two secrets named {0}")]
+    Twice(String),
+    /// The system has no random bytes.
+    #[error("no random bytes for a placeholder")]
+    Random,
+}
+
+impl Value {
+    /// Takes the bytes, which are zeroed when the last that holds them is gone.
+    ///
+    /// # Errors
+    /// If no header could carry it.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, SecretError> {
+        let bytes = Zeroizing::new(bytes);
+        if bytes.is_empty() || bytes.len() > MAX_LENGTH || bytes.iter().any(u8::is_ascii_control) {
+            return Err(SecretError::Value);
+        }
+        Ok(Self(Arc::new(bytes)))
+    }
+
+    fn bytes(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::clone(&self.0)
+    }
+}
+
+impl Secret {
+    /// With a placeholder of its own if none was chosen.
+    ///
+    /// # Errors
+    /// If the placeholder cannot be one.
+    pub fn new(
+        name: String,
+        value: Value,
+        placeholder: Option<String>,
+        hosts: Vec<HostPattern>,
+        options: Options,
+    ) -> Result<Self, SecretError> {
+        let placeholder = placeholder.map_or_else(random_placeholder, Ok)?;
+        let fits = (MIN_PLACEHOLDER..=MAX_LENGTH).contains(&placeholder.len());
+        if !fits || !placeholder.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(SecretError::Placeholder);
+        }
+        Ok(Self { name, value, placeholder, hosts, options })
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the guest is given.
+    #[must_use]
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
+    }
+
+    fn is_for(&self, host: &Host) -> bool {
+        self.hosts.iter().any(|pattern| match host {
+            Host::Name(name) => pattern.has_name(name),
+            Host::Address(address) => pattern.has_address(*address),
+        })
+    }
+}
+
+impl Secrets {
+    /// All of them, told apart.
+    ///
+    /// # Errors
+    /// If two have one name, or placeholders of which one is in the other.
+    pub fn new(secrets: Vec<Secret>) -> Result<Self, SecretError> {
+        for (at, secret) in secrets.iter().enumerate() {
+            for other in &secrets[..at] {
+                if secret.name == other.name {
+                    return Err(SecretError::Twice(secret.name.clone()));
+                }
+                let (one, two) = (&secret.placeholder, &other.placeholder);
+                if one.contains(two.as_str()) || two.contains(one.as_str()) {
+                    return Err(SecretError::Alike(other.name.clone(), secret.name.clone()));
+                }
+            }
+        }
+        Ok(Self(secrets))
+    }
+
+    /// With another value for one of them; `None` if there is none of this name.
+    #[must_use]
+    pub fn rotated(&self, name: &str, value: Value) -> Option<Self> {
+        let mut secrets = self.clone();
+        secrets.0.iter_mut().find(|secret| secret.name == name)?.value = value;
+        Some(secrets)
+    }
+
+    /// What becomes of an exchange with this host; `verified` if it has proven by TLS that it is the one.
+    #[must_use]
+    pub fn towards(&self, host: &Host, verified: bool) -> Exchange {
+        let bound = |secret: &&Secret| secret.is_for(host) && (verified || secret.options.without_tls);
+        let (bound, others) = self.0.iter().partition::<Vec<_>, _>(bound);
+        Exchange::new(bound.into_iter().cloned().collect(), others.into_iter().cloned().collect())
+    }
+}
+
+fn random_placeholder() -> Result<String, SecretError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| SecretError::Random)?;
+    Ok(format!("{PLACEHOLDER_PREFIX}{:032x}", u128::from_be_bytes(random)))
+}

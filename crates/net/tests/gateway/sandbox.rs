@@ -1,0 +1,96 @@
+//! A sandbox's network as its supervisor has it, with a guest on it.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use matchlock_net::{
+    gateway::{Decide, Event, Forwarder, Gateway, Grant, OrigDst, Resolver, Servers, Settings},
+    namespace::{self, Addressing, HolderCommand, Plan},
+    policy::{AddressClass, Allowed, Denied, Rule},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    guest::Guest,
+    world::{DEADLINE, DNS, at},
+};
+
+pub(crate) struct Sandbox {
+    pub(crate) guest: Guest,
+    pub(crate) events: mpsc::Receiver<Event>,
+    stop: Option<oneshot::Sender<()>>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+pub(crate) fn plan() -> Plan {
+    Plan { addressing: Addressing::default(), ipv6: true, udp: true }
+}
+
+pub(crate) fn holder() -> HolderCommand {
+    HolderCommand { program: "/proc/self/exe".into(), arguments: vec!["hold".into()] }
+}
+
+/// With everything allowed, and the world's DNS server.
+pub(crate) fn open() -> Sandbox {
+    start(plan(), everything(), servers(&[DNS]))
+}
+
+/// With one address denied.
+pub(crate) fn without(denied: &'static str) -> Sandbox {
+    let decide = move |_, to: OrigDst| {
+        let address = to.get().ip();
+        let denial = Denied::Address { name: None, address, class: AddressClass::Multicast };
+        if address.to_string() == denied { Err(denial) } else { Ok(granted()) }
+    };
+    start(plan(), Arc::new(decide), servers(&[DNS]))
+}
+
+/// What allows everything.
+pub(crate) fn everything() -> Arc<Decide> {
+    Arc::new(|_, _| Ok(granted()))
+}
+
+fn granted() -> Grant {
+    Grant::raw(Allowed { rule: Rule::Open, name: None, opened: None })
+}
+
+pub(crate) fn servers(addresses: &[&str]) -> Arc<dyn Resolver> {
+    Arc::new(Forwarder { servers: Servers::These(addresses.iter().map(|address| at(address, 53)).collect()) })
+}
+
+pub(crate) fn start(plan: Plan, decide: Arc<Decide>, resolver: Arc<dyn Resolver>) -> Sandbox {
+    let (event, events) = mpsc::channel();
+    let (stop, stopped) = oneshot::channel();
+    let (tap, has_tap) = mpsc::channel();
+    let supervisor = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let made = namespace::create(holder(), plan).await.unwrap();
+            tap.send(made.tap).unwrap();
+            // The story may have ended without hearing of everything.
+            let events = Arc::new(move |e| drop(event.send(e)));
+            let settings = Settings { decide, inspector: None, resolver, events, addressing: plan.addressing };
+            let gateway = Gateway::start(made.doors, made.holder, settings).unwrap();
+            let _ = stopped.await;
+            drop(gateway);
+        });
+    });
+    let guest = Guest::boot(has_tap.recv_timeout(DEADLINE).unwrap(), plan.addressing);
+    Sandbox { guest, events, stop: Some(stop), supervisor: Some(supervisor) }
+}
+
+impl Sandbox {
+    /// The next event, as a line without its times.
+    pub(crate) fn event(&self) -> String {
+        let Event { destination, what, end, .. } = self.events.recv_timeout(DEADLINE).unwrap();
+        format!("{what:?} {destination} {end}")
+    }
+
+    /// Drop the gateway, and leave the guest where it is.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        self.supervisor.take().map(JoinHandle::join);
+    }
+}

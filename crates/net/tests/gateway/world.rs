@@ -1,0 +1,84 @@
+//! The host of a story, and its internet: a network namespace whose loopback has public-looking addresses.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::process::{getegid, geteuid};
+
+/// For anything that a story waits for and that must happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// For what must *not* happen: long enough for it to have come on a loopback.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+
+pub(crate) const SERVER4: &str = "93.184.216.34";
+pub(crate) const SERVER6: &str = "2606:2800:220:1::1";
+/// The host has it, but nothing of the sandbox should.
+pub(crate) const DNS: &str = "9.9.9.9";
+
+/// Move this process into a world of its own.
+pub(crate) fn enter() {
+    let maps = [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("0 {} 1", geteuid().as_raw())),
+        ("gid_map", format!("0 {} 1", getegid().as_raw())),
+    ];
+    let spaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    if geteuid().is_root() {
+        unshare(spaces).unwrap();
+    } else {
+        unshare(spaces | CloneFlags::CLONE_NEWUSER).unwrap();
+        for (file, content) in maps {
+            fs::write(format!("/proc/self/{file}"), content).unwrap();
+        }
+    }
+    // Whoever is root here may ping.
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let addresses = [SERVER4, SERVER6, DNS].map(|address| format!("addr add {address} dev lo\n"));
+    ip(&format!("link set lo up\n{}", addresses.concat()));
+}
+
+/// Have ip(8) do these things in the calling thread's namespace.
+pub(crate) fn ip(batch: &str) {
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    ip.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success(), "{batch}");
+}
+
+pub(crate) fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port)
+}
+
+/// A server that reads until its client has closed its half, and then sends it all back.
+pub(crate) fn tcp_echo_after_end(address: SocketAddr) {
+    let listener = TcpListener::bind(address).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut said = Vec::new();
+                if stream.read_to_end(&mut said).is_ok() {
+                    let _ = stream.write_all(&said);
+                }
+            });
+        }
+    });
+}
+
+/// A server that sends each datagram back.
+pub(crate) fn udp_echo(address: SocketAddr) {
+    let socket = UdpSocket::bind(address).unwrap();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).unwrap();
+            let _ = socket.send_to(&buffer[..length], client);
+        }
+    });
+}
