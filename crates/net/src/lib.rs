@@ -1,8 +1,9 @@
 //! What a sandbox may reach, and the one way there.
 //!
-//! Called by `sandbox`. [`policy`] decides and [`dns`] judges and makes messages; both are pure and know neither sockets nor
-//! clocks. [`namespace`] is where the guest's packets end, [`gateway`] carries what they ask for to the
-//! host's network, and asks [`guard`], which is the policy of one running sandbox, whether it may.
+//! For `sandbox`, which does not call it yet: no command gives a sandbox a network. [`policy`] decides and [`dns`] judges and makes
+//! messages; both are pure and know neither sockets nor clocks. [`namespace`] is where the guest's packets end, [`gateway`] carries
+//! what they ask for to the host's network, and asks [`guard`], which is the policy of one running sandbox, whether it may.
+//! [`intercept`] has the authority by whose certificates TLS can be looked into, [`secret`] what a guest is never to hold.
 
 pub mod dns;
 pub mod gateway;

@@ -54,7 +54,7 @@ fn content() {
 }
 
 /// A connection that is established by the guest's kernel, and then reset.
-fn reset(server: &str, port: u16) -> ErrorKind {
+pub(crate) fn reset(server: &str, port: u16) -> ErrorKind {
     let outcome = TcpStream::connect_timeout(&at(server, port), DEADLINE).and_then(|mut stream| {
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.read(&mut [0])
