@@ -83,7 +83,8 @@ where
                     Err(reason) => notices.push(of_no_use(&reason)),
                 }
             }
-            if let Some(first) = template.first.take() {
+            // Where it cannot have these disks, its copies cannot either, and say so.
+            if let Some(first) = template.first.take().filter(|_| template::fits(self.machine).is_ok()) {
                 match self.go_on(first, template).await {
                     Ok(up) => return up.map(|up| up.after(notices)),
                     Err(reason) => notices.push(format!("the saved machine did not go on: {}", one_line(&reason))),
@@ -133,7 +134,6 @@ where
         (saved, link): (Saved, Link),
         template: &Ready,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
-        template::fits(self.machine)?;
         let (machine, deadline) = (self.machine, self.restore_deadline());
         let control = link.release().await.map_err(RestoreError::Ready)?;
         // It has a writable layer of its own.
