@@ -14,11 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &["model"]),
-    ("guest", &["model", "wire"]),
+    ("netlink", &[]),
+    ("guest", &["model", "wire", "netlink"]),
     ("store", &["model"]),
     ("image", &["model", "store"]),
     ("vmm", &["model", "wire"]),
-    ("net", &["model"]),
+    ("net", &["model", "netlink"]),
     ("sandbox", &["model", "wire", "store", "image", "vmm", "net"]),
     ("cli", &["model", "sandbox"]),
 ];

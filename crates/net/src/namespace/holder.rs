@@ -1,77 +1,98 @@
 //! The holder: a small process of this program that enters the namespace, makes everything in it, and stays.
 //!
 //! It stays because a datagram's answer must come from the address that the guest wrote to, and a socket belongs to the
-//! namespace of the process that made it. It ends when its owner does: the socket between them closes, and the kernel would
-//! kill it besides.
+//! namespace of the process that made it. It ends when the last does that has the other end of its socket: whoever was passed
+//! that is its owner, so a signal at the end of the process that started it would be one too many.
 
 #![expect(unsafe_code, reason = "a TAP is made by an ioctl that rustix does not know")]
 
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    process::ExitCode,
 };
 
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
     ioctl::{Updater, ioctl, opcode},
-    process::{
-        DumpableBehavior, Resource, Rlimit, Signal, getegid, geteuid, set_dumpable_behavior,
-        set_parent_process_death_signal, setrlimit,
-    },
+    process::{DumpableBehavior, Resource, Rlimit, getegid, geteuid, set_dumpable_behavior, setrlimit},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs},
 };
 
 use super::{
-    Doors, Error, LINK, Plan, doors, message,
+    Doors, Error, LINK, Plan, doors, link, message,
     message::{Replier, Request},
-    netlink,
     ruleset::Ruleset,
 };
 
 /// What this program does when it is asked, by its arguments, to be a holder: serve the socket that is its standard input.
 ///
 /// To be called while the process has one thread, or an ordinary user's namespace cannot be entered.
-#[must_use]
-pub fn hold() -> ExitCode {
-    match serve(io::stdin().as_fd()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+///
+/// # Errors
+/// What its owner has been told, or that it cannot be told anything.
+pub fn hold() -> io::Result<()> {
+    serve(io::stdin().as_fd())
 }
 
 fn serve(owner: impl AsFd) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    match message::receive(&owner)? {
-        Some((Request::Build(plan), _)) => match build(&plan) {
-            Ok((tap, doors)) => {
-                let descriptors = doors.into_descriptors();
-                let all: Vec<_> = std::iter::once(&tap).chain(&descriptors).map(AsFd::as_fd).collect();
-                message::send(&owner, &Ok::<(), Error>(()), &all)?;
-            }
-            Err(refusal) => return message::send(&owner, &Err::<(), _>(refusal), &[]),
-        },
-        _ => return Err(io::ErrorKind::InvalidData.into()),
-    }
+    let mut ours = false;
     while let Some((request, _)) = message::receive(&owner)? {
-        let Request::Reply { number, from, to } = request else { return Err(io::ErrorKind::InvalidData.into()) };
-        let socket = doors::reply_socket(from, to);
-        let made = socket.as_ref().map(|_| ()).map_err(|e| e.raw_os_error().unwrap_or_default());
-        let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-        message::send(&owner, &Replier { number, made }, &descriptors)?;
+        match request {
+            Request::Create => answer(
+                &owner,
+                create().map(|(tap, new)| {
+                    ours = new;
+                    [tap]
+                }),
+            )?,
+            Request::Furnish(plan) => answer(&owner, finish(&plan, ours).map(Doors::into_descriptors))?,
+            Request::Reply { number, from, to } => {
+                let socket = doors::reply_socket(from, to);
+                let made = socket.as_ref().map(|_| ()).map_err(|e| e.raw_os_error().unwrap_or_default());
+                let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+                message::send(&owner, &Replier { number, made }, &descriptors)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// Make the namespace and what is in it, and put away the rights that were needed.
-fn build(plan: &Plan) -> Result<(OwnedFd, Doors), Error> {
+fn answer<const N: usize>(owner: impl AsFd, made: Result<[OwnedFd; N], Error>) -> io::Result<()> {
+    match made {
+        Ok(descriptors) => {
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            message::send(&owner, &Ok::<(), Error>(()), &descriptors)
+        }
+        Err(refusal) => {
+            message::send(&owner, &Err::<(), _>(refusal), &[])?;
+            Err(io::ErrorKind::Other.into())
+        }
+    }
+}
+
+/// Make the namespace and its TAP; also says whether it is in a user namespace of its own.
+fn create() -> Result<(OwnedFd, bool), Error> {
     let ours = enter()?;
-    let made = furnish(plan).map_err(|e| if ours { e.or_forbidden() } else { e })?;
+    // The host's own settings must not matter: nothing is asked, or believed, about addresses and routes. Links take them over
+    // when they are made.
+    let quiet = set(&[
+        ("ipv6/conf/all/disable_ipv6", "0"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+    ]);
+    let tap = quiet.and_then(|()| tap());
+    Ok((tap.map_err(|e| if ours { e.or_forbidden() } else { e })?, ours))
+}
+
+/// Make what goes into the namespace, and put away the rights that were needed.
+fn finish(plan: &Plan, ours: bool) -> Result<Doors, Error> {
+    let doors = furnish(plan).map_err(|e| if ours { e.or_forbidden() } else { e })?;
     put_away().map_err(|e| Error::step("give up the rights that are no longer needed", &e))?;
-    Ok(made)
+    Ok(doors)
 }
 
 /// Enter a new network namespace; for an ordinary user, together with a user namespace (then `true`), where it has rights.
@@ -94,28 +115,29 @@ fn enter() -> Result<bool, Error> {
     Ok(user)
 }
 
-fn furnish(plan: &Plan) -> Result<(OwnedFd, Doors), Error> {
-    // The rules take the longest, so they are made beside the rest. No packet comes before the TAP has a reader.
+fn furnish(plan: &Plan) -> Result<Doors, Error> {
+    // The rules take the longest, so they are made beside the rest. No packet comes in before the link is up, and they are in
+    // force by then.
     let rules = Ruleset(plan).apply()?;
-    for (name, value) in [
+    set(&[
         // Answered by the gateway, for every address is this namespace's own.
         ("ipv4/icmp_echo_ignore_all", "1"),
         ("ipv6/icmp/echo_ignore_all", "1"),
         // Sockets that are not transparent, for IPv6 echoes, speak for any address, too.
         ("ipv6/ip_nonlocal_bind", "1"),
-        // The host's own settings must not matter: nothing is asked, or believed, about addresses and routes.
-        ("ipv6/conf/all/disable_ipv6", "0"),
-        ("ipv6/conf/default/disable_ipv6", "0"),
-        ("ipv6/conf/default/accept_dad", "0"),
-        ("ipv6/conf/default/accept_ra", "0"),
-    ] {
-        fs::write(format!("/proc/sys/net/{name}"), value).map_err(|e| Error::step(&format!("set net/{name}"), &e))?;
-    }
-    let tap = tap()?;
-    netlink::configure(&plan.addressing)?;
+    ])?;
     let doors = Doors::open().map_err(|e| Error::step("open the gateway's sockets", &e))?;
     rules.done()?;
-    Ok((tap, doors))
+    link::configure(&plan.addressing)?;
+    Ok(doors)
+}
+
+/// Change settings of the namespace's kernel.
+fn set(settings: &[(&str, &str)]) -> Result<(), Error> {
+    for (name, value) in settings {
+        fs::write(format!("/proc/sys/net/{name}"), value).map_err(|e| Error::step(&format!("set net/{name}"), &e))?;
+    }
+    Ok(())
 }
 
 /// What stays is what transparent sockets on any port need.
@@ -124,8 +146,6 @@ fn put_away() -> io::Result<()> {
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })?;
     // Neither a debugger nor a look into `/proc/<pid>/fd`.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // A change of rights may have cleared it.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(())
 }
 

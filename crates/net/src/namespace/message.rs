@@ -20,15 +20,17 @@ use super::{Doors, Plan};
 
 /// Longest message, by far.
 const MAX_MESSAGE: usize = 4096;
-/// Most descriptors with one message: the TAP and the doors.
-pub(super) const MAX_DESCRIPTORS: usize = 1 + Doors::COUNT;
+/// Most descriptors with one message: the doors.
+pub(super) const MAX_DESCRIPTORS: usize = Doors::COUNT;
 
 /// To the holder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// The first, and only the first: make the namespace. Answered with `Result<(), Error>` (the module's) and, if it was made, with the
-    /// TAP and the doors.
-    Build(Plan),
+    /// The first: make the namespace and a TAP in it. Answered with `Result<(), Error>` (the module's) and, if it was made, with
+    /// the TAP.
+    Create,
+    /// The second: make what goes by this plan. Answered as the first, with the doors.
+    Furnish(Plan),
     /// Make a socket that speaks for `from` to the guest's `to`. Answered with [`Replier`] and, if it was made, with it.
     Reply {
         /// Comes back with the answer.

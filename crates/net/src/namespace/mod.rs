@@ -17,22 +17,28 @@
 //! tracked or forwarded.
 //!
 //! Called by `sandbox` before a VMM starts: [`create`] starts a holder ([`hold`], this program again), which enters the
-//! namespace, makes all this and passes the descriptors out. Invariant: nothing is left on the host. The namespace lives as
-//! long as the holder and the descriptors do, and the holder as long as its [`Holder`].
+//! namespace, makes the TAP and passes it out. That is all a machine needs, which may be made before anybody knows whose it
+//! will be. What depends on that, addresses, rules and doors, follows when it is known:
+//!
+//! ```text
+//! create ─> TAP, Unfurnished ─(perhaps to another process)─ furnish(Plan) ─> Doors, Holder
+//! ```
+//!
+//! Invariant: nothing is left on the host. The namespace lives as long as the holder and the descriptors do, and the holder
+//! as long as whoever has the other end of its socket, which [`Unfurnished`] and [`Holder`] are.
 
 mod addressing;
 mod doors;
 mod error;
 mod holder;
+mod link;
 mod message;
-mod netlink;
 mod owner;
 mod ruleset;
 
 use std::{
     ffi::OsString,
     net::{Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -43,7 +49,7 @@ pub use self::{
     doors::Doors,
     error::Error,
     holder::hold,
-    owner::{Holder, create},
+    owner::{Holder, Unfurnished, create},
 };
 
 /// The guest's link, as it is called in the namespace. Nobody outside sees it.
@@ -67,17 +73,6 @@ pub struct HolderCommand {
     pub program: PathBuf,
     /// What makes it call [`hold`].
     pub arguments: Vec<OsString>,
-}
-
-/// A namespace, from outside.
-#[derive(Debug)]
-pub struct Namespace {
-    /// For the VMM.
-    pub tap: OwnedFd,
-    /// For the gateway.
-    pub doors: Doors,
-    /// For the gateway, too.
-    pub holder: Holder,
 }
 
 /// Whether the host has a way to the IPv6 internet. Sends nothing.

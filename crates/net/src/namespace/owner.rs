@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType,
-    sockopt::{Timeout, set_socket_timeout},
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Mutex, oneshot},
@@ -20,15 +17,22 @@ use tokio::{
 };
 
 use super::{
-    Doors, Error, HolderCommand, Namespace, Plan, message,
+    Doors, Error, HolderCommand, Plan, message,
     message::{Replier, Request},
 };
 use crate::watched::watched;
 
-/// For the whole namespace; it takes some 15 ms.
+/// For the namespace and its TAP, and once more for what goes into it; they take some 10 ms each.
 const BUILD_DEADLINE: Duration = Duration::from_secs(20);
 /// For one socket; it takes less than a millisecond.
 const REPLY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What was being done when the socket to a holder failed.
+const BUILDING: &str = "make the sandbox's network";
+
+/// A namespace with nothing but a TAP in it, which is whose this is. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Unfurnished(OwnedFd);
 
 /// The process that keeps the namespace and makes further sockets in it. It ends when this is dropped.
 #[derive(Debug)]
@@ -37,63 +41,80 @@ pub struct Holder {
     asked: AtomicU64,
 }
 
-/// Make a namespace.
+/// Make a namespace; also returns its TAP, for the VMM.
 ///
 /// # Errors
 /// What is missing on this host, with the remedy where there is one.
-pub async fn create(holder: HolderCommand, plan: Plan) -> Result<Namespace, Error> {
-    let (answer, answered) = oneshot::channel();
-    // The holder is killed when the thread ends that started it: this one, which stays until the holder is gone.
+pub async fn create(holder: HolderCommand) -> Result<(OwnedFd, Unfurnished), Error> {
+    let (answer, started) = oneshot::channel();
+    // A child has to be waited for, whoever owns what it holds by then.
     std::thread::Builder::new()
         .name("net-holder".into())
-        .spawn(move || start(&holder, &plan, answer))
+        .spawn(move || start(&holder, answer))
         .map_err(|e| Error::step("start a thread", &e))?;
-    let gone = || Error::step("make the sandbox's network", &io::ErrorKind::BrokenPipe.into());
-    let (tap, doors, socket) = answered.await.map_err(|_| gone())??;
+    let started = started.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let socket = started.map_err(|e| Error::step("start the holder of the sandbox's network", &e))?;
     let socket = watched(socket).map_err(|e| Error::step("watch the holder", &e))?;
-    Ok(Namespace { tap, doors, holder: Holder { socket: Mutex::new(socket), asked: AtomicU64::new(0) } })
+    let [tap] = build(&socket, &Request::Create).await?;
+    Ok((tap, Unfurnished(socket.into_inner())))
 }
 
-type Built = (OwnedFd, Doors, OwnedFd);
-
-fn start(holder: &HolderCommand, plan: &Plan, answer: oneshot::Sender<Result<Built, Error>>) {
-    let started = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(io::Error::from)
-        .and_then(|(ours, theirs)| {
-            let mut command = Command::new(&holder.program);
-            // Its output would be the sandbox's; all it has to say goes through the socket.
-            command.args(&holder.arguments).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-            Ok((ours, command.spawn()?))
-        });
+/// Start it, say so, and wait until it has ended.
+fn start(holder: &HolderCommand, answer: oneshot::Sender<io::Result<OwnedFd>>) {
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let started = pair.map_err(io::Error::from).and_then(|(ours, theirs)| {
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let mut command = Command::new(&holder.program);
+        // Its output would be the sandbox's; all it has to say goes through the socket. The user's environment may hold
+        // secrets, and the user's folder may want to be unmounted.
+        command.args(&holder.arguments).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).current_dir("/");
+        Ok((ours, command.spawn()?))
+    });
     let (ours, mut child) = match started {
         Ok(started) => started,
-        Err(e) => return drop(answer.send(Err(Error::step("start the holder of the sandbox's network", &e)))),
+        Err(e) => return drop(answer.send(Err(e))),
     };
-    let built = build(&ours, plan).map(|(tap, doors)| (tap, doors, ours));
-    if built.is_err() {
-        // It may hang.
-        let _ = child.kill();
-    }
-    // Dropped unanswered, when nobody waits any more, the holder's socket closes.
-    drop(answer.send(built));
+    // Dropped unanswered, when nobody waits any more, the holder's socket closes, and it ends.
+    drop(answer.send(Ok(ours)));
     let _ = child.wait();
 }
 
-fn build(holder: &OwnedFd, plan: &Plan) -> Result<(OwnedFd, Doors), Error> {
-    let talk = |e: io::Error| Error::step("make the sandbox's network", &e);
-    set_socket_timeout(holder, Timeout::Recv, Some(BUILD_DEADLINE)).map_err(|e| talk(e.into()))?;
-    message::send(holder, &Request::Build(*plan), &[]).map_err(talk)?;
-    let (answer, descriptors) = message::receive::<Result<(), Error>>(holder)
-        .and_then(|answer| answer.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
-        .map_err(talk)?;
+/// Have the holder make something that consists of so many descriptors.
+async fn build<const N: usize>(holder: &AsyncFd<OwnedFd>, request: &Request) -> Result<[OwnedFd; N], Error> {
+    let talk = |e: io::Error| Error::step(BUILDING, &e);
+    message::send(holder.get_ref(), request, &[]).map_err(talk)?;
+    let answer = holder.async_io(Interest::READABLE, |fd| message::receive::<Result<(), Error>>(fd.as_fd()));
+    let answer = timeout(BUILD_DEADLINE, answer).await.map_err(|late| talk(late.into()))?;
+    let (answer, descriptors) =
+        answer.and_then(|answer| answer.ok_or(io::ErrorKind::UnexpectedEof.into())).map_err(talk)?;
     answer?;
-    rustix::io::ioctl_fionbio(holder, true).map_err(|e| talk(e.into()))?;
-    let mut descriptors = descriptors.into_iter();
-    let tap = descriptors.next();
-    let doors: Option<[OwnedFd; Doors::COUNT]> = descriptors.collect::<Vec<_>>().try_into().ok();
-    match (tap, doors) {
-        (Some(tap), Some(doors)) => Ok((tap, Doors::from_descriptors(doors))),
-        _ => Err(talk(io::ErrorKind::InvalidData.into())),
+    descriptors.try_into().map_err(|_| talk(io::ErrorKind::InvalidData.into()))
+}
+
+impl Unfurnished {
+    /// Put into it what goes by this plan.
+    ///
+    /// # Errors
+    /// What is missing on this host, with the remedy where there is one; the namespace has ended then.
+    pub async fn furnish(self, plan: Plan) -> Result<(Doors, Holder), Error> {
+        let socket = watched(self.0).map_err(|e| Error::step("watch the holder", &e))?;
+        let doors = build(&socket, &Request::Furnish(plan)).await?;
+        Ok((Doors::from_descriptors(doors), Holder { socket: Mutex::new(socket), asked: AtomicU64::new(0) }))
+    }
+}
+
+/// The namespace is whose the descriptor is, in whatever process: it does not block.
+impl From<Unfurnished> for OwnedFd {
+    fn from(unfurnished: Unfurnished) -> Self {
+        unfurnished.0
+    }
+}
+
+/// One that was taken apart by the reverse.
+impl From<OwnedFd> for Unfurnished {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 }
 

@@ -25,7 +25,10 @@ pub(crate) const STORIES: &[Story] = &[
 /// This program as a supervisor: makes a namespace, says so, and keeps it until its input ends.
 pub(crate) fn supervise() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let made = runtime.block_on(namespace::create(sandbox::holder(), sandbox::plan()));
+    let made = runtime.block_on(async {
+        let (tap, unfurnished) = namespace::create(sandbox::holder()).await?;
+        unfurnished.furnish(sandbox::plan()).await.map(|furnished| (tap, furnished))
+    });
     println!("{}", made.as_ref().map_or_else(ToString::to_string, |_| "made".to_owned()));
     std::io::stdout().flush().unwrap();
     let _ = std::io::stdin().read(&mut [0]);

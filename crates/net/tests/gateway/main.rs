@@ -34,7 +34,7 @@ type Story = (&'static str, fn());
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [_, "hold"] => matchlock_net::namespace::hold(),
+        [_, "hold"] => matchlock_net::namespace::hold().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         [_, "supervise"] => end::supervise(),
         [_, "story", name] => {
             let (_, story) = stories().into_iter().find(|story| story.0 == name).expect("a story of this name");

@@ -67,12 +67,13 @@ pub(crate) fn start(plan: Plan, decide: Arc<Decide>, resolver: Arc<dyn Resolver>
     let supervisor = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let made = namespace::create(holder(), plan).await.unwrap();
-            tap.send(made.tap).unwrap();
+            let (made, unfurnished) = namespace::create(holder()).await.unwrap();
+            let (doors, holder) = unfurnished.furnish(plan).await.unwrap();
+            tap.send(made).unwrap();
             // The story may have ended without hearing of everything.
             let events = Arc::new(move |e| drop(event.send(e)));
             let settings = Settings { decide, inspector: None, resolver, events, addressing: plan.addressing };
-            let gateway = Gateway::start(made.doors, made.holder, settings).unwrap();
+            let gateway = Gateway::start(doors, holder, settings).unwrap();
             let _ = stopped.await;
             drop(gateway);
         });

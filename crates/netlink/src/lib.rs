@@ -1,0 +1,86 @@
+//! Links, addresses and routes by rtnetlink(7): the few messages that both ends of a sandbox's network link need.
+//!
+//! Called by `guest` for its interface, and by `net` for the namespace at the other end. By hand, for the whole of it is shorter
+//! than the use of a library that brings an executor of its own; `ip` would be a process per line. Invariant: when a call
+//! returns, the kernel has done it.
+
+mod message;
+
+use std::net::IpAddr;
+
+use rustix::{
+    fd::OwnedFd,
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice::name_to_index, recv, send, socket_with,
+    },
+};
+
+use self::message::Message;
+
+/// A connection to the kernel of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Netlink(OwnedFd);
+
+/// A link's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link(u32);
+
+impl Netlink {
+    /// A connection for the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open() -> Result<Self, Errno> {
+        // NETLINK_ROUTE is protocol 0.
+        Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?))
+    }
+
+    /// The link of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn link(&self, name: &str) -> Result<Link, Errno> {
+        Ok(Link(name_to_index(&self.0, name)?))
+    }
+
+    /// Set a link up, and the size in bytes of the largest packet that it carries.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_up(&self, link: Link, mtu: Option<u16>) -> Result<(), Errno> {
+        self.ask(Message::set_up(link, mtu))
+    }
+
+    /// Give a link an address, of which so many bits are its network's. Nobody else is asked whether they have it.
+    ///
+    /// # Errors
+    /// What the kernel says; it has the address already if that is `EEXIST`.
+    pub fn add_address(&self, link: Link, address: IpAddr, prefix: u8) -> Result<(), Errno> {
+        self.ask(Message::add_address(link, address, prefix))
+    }
+
+    /// Have everything that goes nowhere else go to `gateway`, which a link's network has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_default_route(&self, gateway: IpAddr) -> Result<(), Errno> {
+        self.ask(Message::default_route(gateway))
+    }
+
+    /// Make every address of IPv4 or of IPv6 this machine's own, as far as no other route is more specific.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn make_all_local(&self, loopback: Link, ipv6: bool) -> Result<(), Errno> {
+        self.ask(Message::all_local(loopback, ipv6))
+    }
+
+    /// Send a message and wait for the kernel's word on it, which it has ready when `send` returns.
+    fn ask(&self, message: Message) -> Result<(), Errno> {
+        send(&self.0, &message.finish(), SendFlags::empty())?;
+        let mut answer = [0; 1024];
+        let (length, _) = recv(&self.0, &mut answer, RecvFlags::empty())?;
+        message::outcome(&answer[..length])
+    }
+}
