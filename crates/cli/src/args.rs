@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// Stand between a virtual machine and whoever owns it
     #[command(name = matchlock_sandbox::vmm::KEEPER_VERB, hide = true)]
     Keep(commands::keep::Args),
+    /// Hold a sandbox's network namespace
+    #[command(name = matchlock_sandbox::HOLDER_VERB, hide = true)]
+    Hold,
     /// Measure this machine
     #[command(subcommand)]
     Bench(commands::bench::Verb),

@@ -32,8 +32,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<matchlock_model::ExitStatus, CliError> {
     let command = match cli.command {
-        // It is to take up as little as can be, and needs nothing of what the others do.
+        // These are to take up as little as can be, and need nothing of what the others do.
         Command::Keep(args) => return commands::keep::keep(args),
+        Command::Hold => return commands::hold::hold(),
         command => command,
     };
     let environment = Environment::read();

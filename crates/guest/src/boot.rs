@@ -20,7 +20,7 @@ use crate::{
     console::say,
     identity::Names,
     link::Link,
-    loopback, mounts,
+    mounts, network,
     os_error::{Doing, OsError},
     root,
     uevent::Uevents,
@@ -33,9 +33,14 @@ const PORT_DEADLINE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 /// Open files of a command, soft and hard, as container engines set them.
 const OPEN_FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(1_048_576) };
 
-/// Settings of the kernel's network that ordinary users of containers rely on: low ports and `ping` need no privilege.
-const NET_SETTINGS: [(&str, &str); 2] =
-    [("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"), ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")];
+/// Settings of the kernel's network. Ordinary users of containers rely on low ports and `ping` needing no privilege; and nobody
+/// but the host is at the other end of the link, so that neither addresses nor routes have to be asked for.
+const NET_SETTINGS: [(&str, &str); 4] = [
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    ("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0"),
+    ("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0"),
+];
 
 /// Prepare the machine, and return the agent that will serve the host.
 pub(crate) fn boot() -> Result<Agent, OsError> {
@@ -47,9 +52,9 @@ pub(crate) fn boot() -> Result<Agent, OsError> {
         mounts::existing(mkdirat(CWD, folder, Mode::from_raw_mode(0o700))).doing(|| format!("make {folder}"))?;
     }
     setrlimit(Resource::Nofile, OPEN_FILES).doing(|| "set the limit of open files".to_owned())?;
-    loopback::raise().doing(|| "bring up the loopback device".to_owned())?;
+    network::raise_loopback().doing(|| "bring up the loopback device".to_owned())?;
     for (path, value) in NET_SETTINGS {
-        let _ = fs::write(path, value); // a kernel without the setting does without it
+        let _ = fs::write(path, value); // a kernel without the setting, or a machine without the interface, does without it
     }
     mounts::shield()?;
     let port = open_port(&uevents).doing(|| format!("open the port {PORT_NAME}"))?;

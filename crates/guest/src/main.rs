@@ -3,7 +3,7 @@
 //! ```text
 //! boot     mount what no sandbox changes, load modules, find the port          (before the guest may be parked)
 //! agent    the loop: one poll over the port, SIGCHLD and the sessions' descriptors
-//! rehearse everything below once, mount the root, confine commands             (request `Park`: it is to be saved)
+//! rehearse everything below once, mount the root, set up the network link      (request `Park`: it is to be saved)
 //! warm     enter the root, or rehearse again and leave nothing mounted         (request `Warm`: its sandbox comes later)
 //! start    become one sandbox: entropy, clock, disks, root, names, confinement (request `Start`, once)
 //! exec     prepare a program, spawn it; session pumps its bytes                (request `Exec`, when warm or started)
@@ -25,8 +25,8 @@ mod exec;
 mod identity;
 mod link;
 mod lookup;
-mod loopback;
 mod mounts;
+mod network;
 mod os_error;
 mod power;
 mod reap;
@@ -38,6 +38,7 @@ mod start;
 mod stdio;
 mod stopwatch;
 mod stream;
+mod trust;
 mod uevent;
 mod users;
 

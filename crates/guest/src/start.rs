@@ -10,26 +10,29 @@
 //! left for the start       enter, names      names                     mount, enter, names
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, path::Path};
 
-use matchlock_wire::{Park, RootDisks, Start, Warm};
+use matchlock_wire::{NetworkLink, Park, RootDisks, Start, Warm};
 use rustix::io::Errno;
 
 use crate::{
     cgroup, confine, entropy,
     identity::Names,
-    mounts,
+    mounts, network,
     os_error::{Doing, OsError},
     rehearsal,
     root::{self, Layer},
     spawn::Spawner,
     stopwatch::Stopwatch,
+    trust,
 };
 
 /// What was done before the start. Commands are confined, too.
 pub(crate) struct Parked {
     root: Root,
     privileged: bool,
+    /// The network interface as it is configured.
+    network: Option<NetworkLink>,
     /// There was a [`warm`]: commands can be run.
     pub(crate) warm: bool,
 }
@@ -47,8 +50,11 @@ enum Root {
 /// Do what is the same for all sandboxes.
 pub(crate) fn park(park: &Park) -> Result<Parked, OsError> {
     let root = Root::Mounted(rehearsal::park(&park.root)?);
+    if let Some(link) = &park.network {
+        network::configure(link)?;
+    }
     confine_unless(park.privileged)?;
-    Ok(Parked { root, privileged: park.privileged, warm: false })
+    Ok(Parked { root, privileged: park.privileged, network: park.network.clone(), warm: false })
 }
 
 /// Do what can be done, and warms what comes later, while nobody knows whose sandbox it will be.
@@ -75,15 +81,23 @@ pub(crate) fn start(
     watch.mark("entropy mixed");
     entropy::set_clock(start.clock_ns).doing(|| "set the clock".to_owned())?;
     watch.mark("clock set");
-    let (root, confined) = match parked {
+    let (root, confined, configured) = match parked {
         Some(Parked { privileged, .. }) if privileged != start.privileged => {
             return Err(Errno::PERM).doing(|| "use a guest that was parked for others".to_owned());
         }
-        Some(Parked { root, .. }) => (root, true),
-        None => (Root::Bare, false),
+        Some(Parked { root, network, .. }) => (root, true, network),
+        None => (Root::Bare, false, None),
     };
+    if let Some(link) = start.network.as_ref().filter(|link| configured.as_ref() != Some(link)) {
+        network::configure(link)?;
+        watch.mark("network configured");
+    }
     let mut disks = vec![root.enter(&start.root, watch)?];
     names.assume(start)?;
+    if let Some(authority) = &start.authority {
+        trust::add(Path::new("/"), authority)?;
+        watch.mark("authority trusted");
+    }
     watch.mark("names taken");
     for disk in &start.disks {
         disks.extend(root::mount_user_disk(disk)?);

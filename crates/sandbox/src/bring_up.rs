@@ -5,21 +5,24 @@
 
 use std::{
     os::unix::net::UnixStream,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use matchlock_model::{SandboxSpec, one_line};
+use matchlock_net::namespace::Unfurnished;
 use matchlock_vmm::{
-    Booted, Deadlines, Fallback, Machine, Policy, RestoreError, Running, Saved, adopt, boot, qemu::Qemu,
+    Booted, Deadlines, Fallback, Machine, Nic, Policy, RestoreError, Running, adopt, boot, qemu::Qemu,
 };
 use matchlock_wire::{Request, Start};
 
 use crate::{
     ask::{AskError, ask},
+    cable::Cabling,
     launch::{LaunchError, random},
     link::{Link, LinkError},
-    start::{self, LOWER, UPPER},
-    template::{self, NoTemplate, Ready},
+    start::{LOWER, UPPER},
+    template::{self, First, NoTemplate, Ready},
     timeline::Timeline,
     warm::Adoptable,
 };
@@ -34,8 +37,12 @@ pub(crate) const RESTORE_DEADLINE: Duration = Duration::from_secs(6);
 /// What is needed for it.
 pub(crate) struct BringUp<'a, S, L> {
     pub(crate) vmm: &'a Qemu,
-    pub(crate) machine: &'a Machine,
+    pub(crate) machine: Arc<Machine>,
+    /// The network link, if the machine has an interface.
+    pub(crate) cabling: Option<Cabling>,
     pub(crate) spec: &'a SandboxSpec,
+    /// What the guest is told, but for its clock and its entropy.
+    pub(crate) start: &'a Start,
     pub(crate) timeline: &'a Timeline,
     /// Is told the pid of each process of the VMM as soon as there is one.
     pub(crate) started: S,
@@ -48,6 +55,7 @@ pub(crate) struct Up {
     pub(crate) running: Running,
     pub(crate) link: Link,
     pub(crate) notices: Vec<String>,
+    pub(crate) cabling: Option<Cabling>,
     /// The way to whoever had kept it ready, who leaves it alone for a moment.
     pub(crate) pool: Option<tokio::net::UnixStream>,
 }
@@ -79,49 +87,71 @@ where
                 match self.take_over(spare, template).await {
                     // It may refuse for a reason of its own.
                     Ok(Err(LaunchError::Guest(reason))) => notices.push(of_no_use(&reason)),
-                    Ok(up) => return up,
+                    Ok(up) => return self.with_cabling(up),
                     Err(reason) => notices.push(of_no_use(&reason)),
                 }
             }
             // Where it cannot have these disks, its copies cannot either, and say so.
-            if let Some(first) = template.first.take().filter(|_| template::fits(self.machine).is_ok()) {
+            if let Some(first) = template.first.take().filter(|_| template::fits(&self.machine).is_ok()) {
                 match self.go_on(first, template).await {
-                    Ok(up) => return up.map(|up| up.after(notices)),
+                    Ok(up) => return self.with_cabling(up).map(|up| up.after(notices)),
                     Err(reason) => notices.push(format!("the saved machine did not go on: {}", one_line(&reason))),
                 }
             }
         }
         if let Some(template) = template {
             match self.continue_saved(template).await {
-                Ok(up) => return up.map(|up| up.after(notices)),
+                Ok(up) => return self.with_cabling(up).map(|up| up.after(notices)),
                 Err(reason) => notices.push(format!("starting cold: {}", one_line(&reason))),
             }
         }
         (self.make_layer)(None)?;
+        self.connect().await?;
         let mut recorded = Ok(());
         let greet = async |pid, stream| {
             recorded = (self.started)(pid);
             Link::to_guest(tokio::net::UnixStream::from_std(stream)?).await
         };
-        let booted = boot(self.vmm, self.machine, Policy::Auto, Deadlines::default(), greet).await?;
+        let booted = boot(self.vmm, &self.machine, Policy::Auto, Deadlines::default(), greet).await?;
         recorded?;
         let Booted { running, ready: link, fallback, .. } = booted;
         notices.extend(fallback.iter().map(emulated));
         let silent = |_| LaunchError::GuestSilent(START_DEADLINE.as_secs());
-        tokio::time::timeout(START_DEADLINE, become_sandbox(&link, self.spec, self.timeline))
-            .await
-            .map_err(silent)??;
-        Ok(Up { running, link, notices, pool: None })
+        tokio::time::timeout(START_DEADLINE, self.become_sandbox(&link)).await.map_err(silent)??;
+        self.with_cabling(Ok(Up { running, link, notices, cabling: None, pool: None }))
+    }
+
+    /// Have the machine's interface lead somewhere before it is started. The attempts after a first share it.
+    async fn connect(&mut self) -> Result<(), LaunchError> {
+        if let (Some(Nic { tap: None }), Some(cabling)) = (&self.machine.nic, &mut self.cabling) {
+            let nic = Some(cabling.interface().await?);
+            self.timeline.mark("network link made");
+            self.machine = Arc::new(Machine { nic, ..Machine::clone(&self.machine) });
+        }
+        Ok(())
+    }
+
+    /// The machine brings its link along.
+    fn plug_in(&mut self, namespace: Option<Unfurnished>) {
+        if let (Some(namespace), Some(cabling)) = (namespace, &mut self.cabling) {
+            cabling.plug_in(namespace);
+        }
+    }
+
+    fn with_cabling(self, up: Result<Up, LaunchError>) -> Result<Up, LaunchError> {
+        up.map(|up| Up { cabling: self.cabling, ..up })
     }
 
     async fn take_over(
         &mut self,
-        Adoptable { spare, has_image, pool }: Adoptable,
+        Adoptable { spare, namespace, has_image, pool }: Adoptable,
         template: &Ready,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
         self.timeline.mark("spare sandbox found");
-        let image = (LOWER, &self.machine.disks[LOWER as usize]);
-        let console = self.machine.console_log.clone();
+        self.plug_in(namespace);
+        let machine = Arc::clone(&self.machine);
+        let image = (LOWER, &machine.disks[LOWER as usize]);
+        let console = machine.console_log.clone();
         let disks = if has_image { &[][..] } else { &[image] };
         let become_it = async |pid, stream| self.become_it(pid, Link::to_warmed, stream).await;
         let adopted = adopt(spare, console, disks, RESTORE_DEADLINE, become_it).await?;
@@ -131,10 +161,11 @@ where
     /// With the machine that was saved for the template just now.
     async fn go_on(
         &mut self,
-        (saved, link): (Saved, Link),
+        First { saved, link, namespace }: First,
         template: &Ready,
     ) -> Result<Result<Up, LaunchError>, NoTemplate> {
-        let (machine, deadline) = (self.machine, self.restore_deadline());
+        self.plug_in(namespace);
+        let (machine, deadline) = (Arc::clone(&self.machine), self.restore_deadline());
         let control = link.release().await.map_err(RestoreError::Ready)?;
         // It has a writable layer of its own.
         let disks: Vec<_> = (0..).zip(&machine.disks).filter(|(number, _)| *number != UPPER).collect();
@@ -151,15 +182,28 @@ where
         if let Err(error) = (self.make_layer)(Some(&template)) {
             return Ok(Err(error));
         }
-        let (vmm, machine, deadline) = (self.vmm, self.machine, self.restore_deadline());
+        if let Err(error) = self.connect().await {
+            return Ok(Err(error));
+        }
+        let (vmm, machine, deadline) = (self.vmm, Arc::clone(&self.machine), self.restore_deadline());
         let become_it = async |pid, stream| self.become_it(pid, Link::to_restored, stream).await;
-        let restored = template.restore(vmm, machine, deadline, become_it).await?;
+        let restored = template.restore(vmm, &machine, deadline, become_it).await?;
         Ok(up(&template, restored))
     }
 
     /// A file system of the user's may have to be repaired when it is mounted.
     const fn restore_deadline(&self) -> Duration {
         if self.spec.extra_disks.is_empty() { RESTORE_DEADLINE } else { START_DEADLINE }
+    }
+
+    async fn become_sandbox(&self, link: &Link) -> Result<(), LaunchError> {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let clock_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        let timings = self.timeline.asks_guest();
+        let message = Start { clock_ns, entropy: random()?, timings, ..self.start.clone() };
+        let times = ask(link, Request::Start(Box::new(message))).await?;
+        self.timeline.guest(&times);
+        Ok(())
     }
 
     /// Its error is the link's; what else goes wrong is the value's.
@@ -171,7 +215,7 @@ where
     ) -> Result<(Link, Result<(), LaunchError>), LinkError> {
         let recorded = (self.started)(pid);
         let link = link(tokio::net::UnixStream::from_std(stream)?);
-        match become_sandbox(&link, self.spec, self.timeline).await {
+        match self.become_sandbox(&link).await {
             Err(LaunchError::Guest(AskError::Link(broken))) => Err(broken),
             became => Ok((link, recorded.and(became))),
         }
@@ -185,18 +229,9 @@ fn up(
     (running, (link, became)): (Running, (Link, Result<(), LaunchError>)),
 ) -> Result<Up, LaunchError> {
     let notices = template.fallback.iter().map(emulated).collect();
-    became.map(|()| Up { running, link, notices, pool: None })
+    became.map(|()| Up { running, link, notices, cabling: None, pool: None })
 }
 
 fn emulated(reason: &Fallback) -> String {
     format!("using software emulation: {reason}")
-}
-
-async fn become_sandbox(link: &Link, spec: &SandboxSpec, timeline: &Timeline) -> Result<(), LaunchError> {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let clock_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-    let message = Start { timings: timeline.asks_guest(), ..start::message(spec, clock_ns, random()?) };
-    let times = ask(link, Request::Start(Box::new(message))).await?;
-    timeline.guest(&times);
-    Ok(())
 }

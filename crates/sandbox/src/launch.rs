@@ -13,9 +13,10 @@ use std::{
 
 use matchlock_image::is_exchangeable;
 use matchlock_model::{Phase, SandboxSpec, VmLayout};
+use matchlock_net::namespace;
 use matchlock_store::{Action, StoreError, claim_folder, identity_of};
 use matchlock_vmm::{
-    BootError, ConsoleLog, Disk, Machine,
+    BootError, ConsoleLog, Disk, Machine, Nic,
     qemu::QemuError,
     upper::{self, UpperError},
 };
@@ -25,7 +26,9 @@ use crate::{
     Host,
     ask::AskError,
     bring_up::{BringUp, Up},
+    cable::{Cabling, guests_end},
     disks::{DiskError, DiskLocks},
+    gateway::Network,
     hold::Hold,
     host::{GuestFiles, PrepareError},
     link::LinkError,
@@ -76,6 +79,8 @@ pub enum LaunchError {
     #[error("make the writable layer")]
     Upper(#[from] UpperError),
     #[error(transparent)]
+    Network(#[from] namespace::Error),
+    #[error(transparent)]
     Boot(#[from] BootError<QemuError, LinkError>),
     #[error(transparent)]
     Guest(#[from] AskError),
@@ -121,18 +126,25 @@ async fn assemble(
     timeline: &Timeline,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
+    let spare = spare_for(host, &spec, &image, template.as_ref()).await;
+    let network = if spec.network.no_network { None } else { Some(Network::of(&spec)?) };
+    // Others bring their own.
+    let needs_cable = spare.is_none() && !matches!(&template, Some(Ok(Ready { first: Some(_), .. })));
+    let cabling = network.as_ref().map(|network| Cabling::new(network.plan(), needs_cable));
     hold.claim = Some(claim_folder(layout.dir())?);
     let log = VmLog::create(&layout.log()).map_err(|source| LaunchError::Io { what: "make the log", source })?;
-    let spare = spare_for(host, &spec, &image, template.as_ref()).await;
     hold.store.advance(&spec.id, &[Phase::Created, Phase::Starting], |_| {})?;
 
     let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
     let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
     let store = &mut hold.store;
+    let start = start::message(&spec, cabling.as_ref().map(|cabling| guests_end(cabling.addressing())), None);
     let up = BringUp {
         vmm: &files.vmm,
-        machine: &machine,
+        machine: Arc::new(machine),
+        cabling,
         spec: &spec,
+        start: &start,
         timeline,
         // It dies with this process by itself; the row is for one that is stuck and for those who ask what is held.
         started: |pid| {
@@ -151,17 +163,22 @@ async fn assemble(
             Ok(())
         },
     };
-    let Up { running, link, notices, pool } = up.run(template, spare).await?;
+    let Up { running, link, notices, cabling, pool } = up.run(template, spare).await?;
     // The VMM has it open, and nobody else wants it: so it goes with the VMM, and giving it back costs nobody time.
     remove_layer(&layout)?;
     timeline.mark("guest ready");
     hold.machine = Some(running);
+    let gateway = match (cabling, network) {
+        (Some(cabling), Some(network)) => Some(network.serve(cabling).await?),
+        _ => None,
+    };
+    timeline.mark("network ready");
     let spec = Arc::new(spec);
     let relay = relay::serve(&layout.exec_socket(), link.clone(), Arc::clone(&spec))
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
     timeline.mark("sandbox ready");
-    Ok(Guest { spec, link, log, notices, _pool: pool, _relay: relay })
+    Ok(Guest { spec, link, log, notices, _gateway: gateway, _pool: pool, _relay: relay })
 }
 
 /// A guest that waits to become such a sandbox. None has disks of a user's, and all have a root that is mounted.
@@ -204,6 +221,7 @@ pub(crate) fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) 
         initramfs: files.initramfs.clone(),
         cmdline: Vec::new(),
         disks,
+        nic: (!spec.network.no_network).then(Nic::default),
         console_log: None,
     }
 }

@@ -6,10 +6,12 @@
 mod ask;
 pub mod bench;
 mod bring_up;
+mod cable;
 pub mod client;
 mod disks;
 pub mod exec;
 pub mod follow;
+mod gateway;
 mod hold;
 mod host;
 mod in_use;
@@ -26,12 +28,14 @@ mod timeline;
 pub mod warm;
 
 pub use ask::AskError;
+pub use cable::HOLDER_VERB;
 pub use disks::DiskError;
 pub use host::{GuestFiles, Host, PrepareError, Swept, host_memory_mb};
 pub use launch::{Keep, Launch, LaunchError};
 pub use link::{Link, LinkError};
 pub use log::VmLog;
 pub use matchlock_image as image;
+pub use matchlock_net as net;
 pub use matchlock_store as store;
 pub use matchlock_vmm as vmm;
 pub use matchlock_wire::{Exec, Stdio, TerminalSize};

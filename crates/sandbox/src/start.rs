@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use matchlock_model::SandboxSpec;
 use matchlock_vmm::Disk;
-use matchlock_wire::{DiskMount, HostEntry, RootDisks, Start};
+use matchlock_wire::{Authority, DiskMount, HostEntry, NetworkLink, RootDisks, Start};
 
 /// Block devices of every sandbox, in the machine's order; the user's disks follow.
 pub(crate) const LOWER: u32 = 0;
@@ -21,25 +21,27 @@ pub(crate) fn disks(spec: &SandboxSpec, image: PathBuf, upper: PathBuf, own: Vec
     [Disk::readonly(image), Disk::scratch(upper)].into_iter().chain(own).collect()
 }
 
-/// What the guest is told.
-pub(crate) fn message(spec: &SandboxSpec, clock_ns: u64, entropy: [u8; 32]) -> Start {
+/// What the guest is told, but for clock and entropy. On a link without servers of the user's choice, the gateway is asked.
+pub(crate) fn message(spec: &SandboxSpec, link: Option<NetworkLink>, authority: Option<Authority>) -> Start {
     let network = &spec.network;
+    let gateway = link.iter().map(|link| link.gateway4.into());
+    let servers = &network.dns_servers;
     let disks = spec.extra_disks.iter().zip(UPPER + 1..).map(|(disk, device)| DiskMount {
         device,
         mount: disk.guest_mount.clone(),
         readonly: disk.readonly,
     });
     Start {
-        clock_ns,
-        entropy,
         hostname: if network.hostname.is_empty() { spec.id.to_string() } else { network.hostname.clone() },
-        dns_servers: network.dns_servers.clone(),
+        dns_servers: if servers.is_empty() { gateway.collect() } else { servers.clone() },
+        network: link,
+        authority,
         add_hosts: network.add_hosts.iter().map(|h| HostEntry { host: h.host.clone(), ip: h.ip }).collect(),
         root: RootDisks { lower: LOWER, upper: UPPER },
         disks: disks.collect(),
         cpu_quota: spec.resources.cpus.quota(),
         privileged: spec.privileged,
-        timings: false,
+        ..Start::default()
     }
 }
 
@@ -72,7 +74,7 @@ mod tests {
         let own = spec.extra_disks.iter().map(|disk| Path::new("/fd").join(disk.host_path.strip_prefix("/").unwrap()));
         let own = own.collect();
         let machine = disks(&spec, "/image".into(), "/upper".into(), own);
-        let start = message(&spec, 0, [0; 32]);
+        let start = message(&spec, None, None);
         assert_eq!(start.hostname, spec.id.as_str());
         assert_eq!(machine[start.root.lower as usize].file, PathBuf::from("/image"));
         assert_eq!(machine[start.root.upper as usize].file, PathBuf::from("/upper"));

@@ -16,6 +16,7 @@ use std::{
 
 use matchlock_image::{ConvertError, Converter, Limits, is_exchangeable};
 use matchlock_model::{CacheLayout, one_line};
+use matchlock_net::namespace::{self, Addressing, Unfurnished};
 use matchlock_vmm::{
     Accelerator, Fallback, GUEST, Machine, Recipe, RestoreError, Running, SaveError, Saved, Template, TemplateError,
     Templates, Vmm,
@@ -23,12 +24,13 @@ use matchlock_vmm::{
     restore, save,
     upper::{self, UpperError},
 };
-use matchlock_wire::{Park, REHEARSAL, Request, RootDisks};
+use matchlock_wire::{NetworkLink, Park, REHEARSAL, Request, RootDisks};
 use thiserror::Error;
 
 use crate::{
     Host,
     ask::{AskError, ask},
+    cable,
     link::{Link, LinkError},
     start::{LOWER, UPPER},
     timeline::Timeline,
@@ -57,6 +59,8 @@ pub enum NoTemplate {
     #[error("disk {} is larger than a saved guest can be given", .0.display())]
     LargeDisk(PathBuf),
     #[error(transparent)]
+    Network(#[from] namespace::Error),
+    #[error(transparent)]
     Save(#[from] SaveError<QemuError, AskError>),
     #[error(transparent)]
     Find(#[from] TemplateError),
@@ -73,8 +77,18 @@ pub(crate) struct Ready {
     accelerator: Accelerator,
     /// Why that is not KVM, where it might have been.
     pub(crate) fallback: Option<Fallback>,
-    /// The machine that was saved, if it was just now, and the link to its guest: it can go on as the first of all.
-    pub(crate) first: Option<(Saved, Link)>,
+    /// The machine that was saved, if it was just now.
+    pub(crate) first: Option<First>,
+}
+
+/// A machine that was just saved: it can go on as the first of all.
+#[derive(Debug)]
+pub(crate) struct First {
+    pub(crate) saved: Saved,
+    /// The link to its guest.
+    pub(crate) link: Link,
+    /// Where its network interface leads.
+    pub(crate) namespace: Option<Unfurnished>,
 }
 
 /// What sandboxes that share a template have in common.
@@ -159,11 +173,18 @@ async fn ensure_for(
         }
     });
     let mut first = None;
-    if let Some((unfinished, StandIns { machine, layer, .. })) = begun.await? {
-        let park = async |_, stream| park(stream, privileged, timeline).await;
+    if let Some((unfinished, StandIns { mut machine, layer, .. })) = begun.await? {
         timeline.mark("stand-ins for the disks made");
+        let mut namespace = None;
+        if let Some(nic) = &mut machine.nic {
+            let (connected, own) = cable::lay().await?;
+            (*nic, namespace) = (connected, Some(own));
+        }
+        let network = machine.nic.is_some().then(|| cable::guests_end(&Addressing::default()));
+        let park = async |_, stream| park(stream, privileged, network.clone(), timeline).await;
         let layer = (layer, layer_mb * 1024 * 1024);
-        first = Some(save(vmm, unfinished, (&machine, accelerator), layer, park).await?);
+        let (saved, link) = save(vmm, unfinished, (&machine, accelerator), layer, park).await?;
+        first = Some(First { saved, link, namespace });
         timeline.mark("guest saved");
     }
     Ok(ready(find().await??, first))
@@ -227,10 +248,16 @@ fn is_too_large(disk: &Path) -> bool {
 }
 
 /// Have a guest that has just booted rehearse; its link has to stay open until it is saved.
-async fn park(stream: UnixStream, privileged: bool, timeline: &Timeline) -> Result<Link, AskError> {
+async fn park(
+    stream: UnixStream,
+    privileged: bool,
+    network: Option<NetworkLink>,
+    timeline: &Timeline,
+) -> Result<Link, AskError> {
     let link = Link::to_guest(tokio::net::UnixStream::from_std(stream).map_err(LinkError::from)?).await?;
     timeline.mark("guest to be saved booted");
-    ask(&link, Request::Park(Park { root: RootDisks { lower: LOWER, upper: UPPER }, privileged })).await?;
+    let root = RootDisks { lower: LOWER, upper: UPPER };
+    ask(&link, Request::Park(Park { root, privileged, network })).await?;
     timeline.mark("guest parked");
     Ok(link)
 }

@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         initramfs: initramfs::assemble(&cache.initramfs(), GUEST, &modules)?,
         cmdline: args.collect(),
         disks: Vec::new(),
+        nic: None,
         console_log: None,
     };
     println!("prepared in {} ms", since.elapsed().as_millis());

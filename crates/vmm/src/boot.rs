@@ -333,6 +333,7 @@ mod tests {
             initramfs: "i".into(),
             cmdline: Vec::new(),
             disks: Vec::new(),
+            nic: None,
             console_log: None,
         };
         let deadlines = Deadlines { kvm: Duration::from_millis(400), tcg: Duration::from_millis(400) };

@@ -36,7 +36,7 @@ pub use self::{
     accel::{Accelerator, Fallback, Policy, kvm},
     boot::{BootError, Booted, Deadlines, LAST_WORDS, boot},
     keeper::{KEEPER_VERB, keep},
-    machine::{ConsoleLog, Disk, Flush, Machine},
+    machine::{ConsoleLog, Disk, Flush, Machine, Nic},
     process::ProcessEnd,
     restore::{RestoreError, SaveError, Saved, adopt, restore, save},
     running::{Exit, Running},

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,9 +25,28 @@ pub struct Machine {
     pub cmdline: Vec<String>,
     /// Block devices; the guest numbers them in this order.
     pub disks: Vec<Disk>,
+    /// Its network interface, if it has one.
+    pub nic: Option<Nic>,
     /// Takes what the guest's console says.
     pub console_log: Option<ConsoleLog>,
 }
+
+/// A network interface.
+#[derive(Clone, Debug, Default)]
+pub struct Nic {
+    /// The other end: a TAP whose frames have a virtio header (`IFF_VNET_HDR`). There has to be one when the machine starts.
+    pub tap: Option<Arc<OwnedFd>>,
+}
+
+impl PartialEq for Nic {
+    /// The same TAP.
+    fn eq(&self, other: &Self) -> bool {
+        let number = |nic: &Self| nic.tap.as_ref().map(AsRawFd::as_raw_fd);
+        number(self) == number(other)
+    }
+}
+
+impl Eq for Nic {}
 
 /// Takes what a guest's console says, on a thread of the VMM's. How much of it is kept is the taker's to bound.
 #[derive(Clone)]

@@ -40,6 +40,7 @@ async fn supervisor() {
         initramfs: initramfs::assemble(&cache.initramfs(), GUEST, &modules).unwrap(),
         cmdline: Vec::new(),
         disks: Vec::new(),
+        nic: None,
         console_log: None,
     };
     // On a thread that ends at once: the machine must not end with it.

@@ -33,7 +33,7 @@ pub const REHEARSAL: &str = "/rehearsal";
 
 pub use frame::{Channel, Kind};
 pub use message::{
-    DiskMount, Exec, ExitKind, Failure, FailureKind, Hello, HostEntry, Milestone, Note, Park, Request, RootDisks,
-    Start, Stdio, TerminalSize, Warm,
+    Authority, DiskMount, Exec, ExitKind, Failure, FailureKind, Hello, HostEntry, Milestone, NetworkLink, Note, Park,
+    Request, RootDisks, Start, Stdio, TerminalSize, Warm,
 };
 pub use mux::{Event, Mux, Role, SessionId, WireError};

@@ -1,7 +1,7 @@
 //! The bounds of the protocol. A frame over its bound ends the link.
 
 /// The version that both sides must speak; raised whenever a message changes shape.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Payload of one `Data` frame in bytes: what the guest kernel's virtio console driver takes in one write.
 pub const MAX_DATA: usize = 32 * 1024;

@@ -1,6 +1,6 @@
 //! The messages inside `Hello`, `Open` and `Note` frames, encoded with postcard.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,23 @@ pub struct Park {
     pub root: RootDisks,
     /// As in the `Start` to come.
     pub privileged: bool,
+    /// Configured for good, if the machine has a network interface: unless `Start` says otherwise nothing is left to do then.
+    pub network: Option<NetworkLink>,
+}
+
+/// The guest's end of its network interface, `eth0`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkLink {
+    /// Its address, and how many of that's bits are the network's.
+    pub ipv4: (Ipv4Addr, u8),
+    /// Where everything else goes.
+    pub gateway4: Ipv4Addr,
+    /// As `ipv4`; for links that are wide enough for IPv6.
+    pub ipv6: (Ipv6Addr, u8),
+    /// As `gateway4`.
+    pub gateway6: Ipv6Addr,
+    /// Bytes of the largest packet.
+    pub mtu: u16,
 }
 
 /// How a parked guest is to get warm.
@@ -64,6 +81,10 @@ pub struct Start {
     pub entropy: [u8; 32],
     /// The guest's host name.
     pub hostname: String,
+    /// The network interface, if there is one.
+    pub network: Option<NetworkLink>,
+    /// A certificate authority that the sandbox trusts beside those of its image.
+    pub authority: Option<Authority>,
     /// Resolvers for `/etc/resolv.conf`.
     pub dns_servers: Vec<IpAddr>,
     /// Additional lines of `/etc/hosts`.
@@ -78,6 +99,15 @@ pub struct Start {
     pub privileged: bool,
     /// Say with `Times` when what was done.
     pub timings: bool,
+}
+
+/// A certificate authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// Its certificate in PEM (RFC 7468).
+    pub certificate: String,
+    /// The name under which OpenSSL looks for it in a folder: a hash of its subject, `.0`.
+    pub link: String,
 }
 
 /// One name of `/etc/hosts`.

@@ -278,6 +278,8 @@ fn every_message_survives_the_journey() {
         clock_ns: u64::MAX,
         entropy: [9; 32],
         hostname: "box".to_owned(),
+        network: None,
+        authority: None,
         dns_servers: vec!["1.1.1.1".parse().unwrap(), "::1".parse().unwrap()],
         add_hosts: vec![matchlock_wire::HostEntry { host: "db".to_owned(), ip: "10.0.0.1".parse().unwrap() }],
         root: matchlock_wire::RootDisks { lower: 0, upper: 1 },
@@ -288,7 +290,7 @@ fn every_message_survives_the_journey() {
     };
     let (mut host, mut guest) = (Mux::new(Role::Host), Mux::new(Role::Guest));
     for request in [
-        Request::Park(Park { root: start.root.clone(), privileged: true }),
+        Request::Park(Park { root: start.root.clone(), privileged: true, network: None }),
         Request::Warm(Warm { entropy: [3; 32], root: start.root.clone(), image: true }),
         Request::Start(Box::new(start)),
         Request::PowerOff { grace_ms: 5000 },

@@ -110,6 +110,7 @@ impl Bare {
             initramfs: files.initramfs.clone(),
             cmdline: Vec::new(),
             disks: vec![Disk::readonly(image), Disk::scratch(scratch)],
+            nic: None,
             console_log: None,
         };
         Ok(Self { machine, vmm: files.vmm.clone() })

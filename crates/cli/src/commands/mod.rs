@@ -7,6 +7,7 @@ pub(crate) mod ending;
 pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod get;
+pub(crate) mod hold;
 pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod keep;
@@ -47,6 +48,7 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
         Command::Template(verb) => template::template(verb, environment).await,
         Command::Warm(args) => warm::warm(args, environment).await,
         Command::Keep(args) => keep::keep(args),
+        Command::Hold => hold::hold(),
         Command::Bench(verb) => bench::bench(verb, environment).await,
         Command::Version => version::version(),
         Command::Completion(args) => completion::completion(&args),

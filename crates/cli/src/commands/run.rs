@@ -51,8 +51,8 @@ pub(crate) struct Args {
     /// The guest's host name (default: the sandbox's id)
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Loopback only (sandboxes have no other network yet)
-    #[arg(long, toggle = true)]
+    /// Loopback only
+    #[arg(long, toggle = false)]
     no_network: bool,
     /// Replace the image's entrypoint; empty to clear it
     #[arg(long, value_name = "PROGRAM")]
@@ -111,16 +111,13 @@ impl Plan {
         if args.detach && (args.process.tty || args.process.interactive) {
             return Err(CliError::failure("--detach cannot be combined with -t/--tty or -i/--interactive"));
         }
-        if !args.no_network {
-            return Err(CliError::failure("--no-network=false: sandboxes have no network yet"));
-        }
         let resources = args.shape.resources(args.timeout, args.graceful_shutdown)?;
         let cache = environment.host()?.cache;
         Ok(Self {
             mode: args.process.mode(),
             resources,
             network: Network {
-                no_network: true,
+                no_network: args.no_network,
                 hostname: args.hostname.as_deref().map(parse::hostname).transpose()?.unwrap_or_default(),
                 dns_servers: args.dns_servers.clone(),
                 add_hosts: args.add_host.iter().map(|spec| parse::add_host(spec)).collect::<Result<_, _>>()?,

@@ -124,6 +124,7 @@ impl Vm {
             initramfs: initramfs::assemble(&cache().initramfs(), matchlock_vmm::GUEST, &modules).expect("an initramfs"),
             cmdline: Vec::new(),
             disks: disks.into_iter().chain(more).collect(),
+            nic: None,
             console_log: None,
         };
         let policy = Policy::Only(Accelerator::Tcg);
@@ -183,6 +184,8 @@ impl Vm {
             clock_ns: u64::try_from(now.as_nanos()).expect("it is before 2554"),
             entropy: [7; 32],
             hostname: "box".to_owned(),
+            network: None,
+            authority: None,
             dns_servers: vec![IpAddr::from([1, 1, 1, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0x53])],
             add_hosts: vec![HostEntry { host: "db".to_owned(), ip: IpAddr::from([10, 0, 0, 7]) }],
             root: RootDisks { lower: 0, upper: 1 },

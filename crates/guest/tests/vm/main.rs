@@ -238,6 +238,8 @@ async fn a_start_that_cannot_be_carried_out_says_why() {
         clock_ns: 1_800_000_000_000_000_000,
         entropy: [0; 32],
         hostname: "box".to_owned(),
+        network: None,
+        authority: None,
         dns_servers: Vec::new(),
         add_hosts: Vec::new(),
         root: RootDisks { lower: 7, upper: 1 },

@@ -19,7 +19,7 @@ fn with_rehearsal(image: Image) -> Image {
 
 impl Vm {
     fn park(&mut self, privileged: bool) {
-        assert_eq!(self.ask(&Request::Park(Park { root: ROOT, privileged })).notes, [Note::Done]);
+        assert_eq!(self.ask(&Request::Park(Park { root: ROOT, privileged, network: None })).notes, [Note::Done]);
     }
 
     fn warm(&mut self, image: bool) -> Story {

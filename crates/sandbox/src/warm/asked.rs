@@ -10,13 +10,14 @@ use std::{
 };
 
 use matchlock_model::StateLayout;
+use matchlock_net::namespace::Unfurnished;
 use matchlock_vmm::Spare;
 use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 
 use super::{
     ImageFile, Wish,
-    message::{Answer, Ask, SPARE_FDS, receive, send},
+    message::{Answer, Ask, MACHINE_FDS, receive, send},
 };
 use crate::socket;
 
@@ -53,6 +54,8 @@ pub struct Kept {
 #[derive(Debug)]
 pub(crate) struct Adoptable {
     pub(crate) spare: Spare,
+    /// Where its network interface leads.
+    pub(crate) namespace: Option<Unfurnished>,
     /// It has the image already.
     pub(crate) has_image: bool,
     /// The way back to its pool: as long as this is open the sandbox is left alone, for a moment.
@@ -70,7 +73,9 @@ pub(crate) async fn adoptable(state: &StateLayout, template: &str, image: ImageF
         for (pid, pool) in pools {
             let wanted = Ask::Spare { template: template.to_owned(), image };
             match ask(&pool, &wanted).await.and_then(spare_in) {
-                Ok(Some(spare)) => return Some(Adoptable { spare, has_image: image.is_some(), pool }),
+                Ok(Some((spare, namespace))) => {
+                    return Some(Adoptable { spare, namespace, has_image: image.is_some(), pool });
+                }
                 Ok(None) => others.push((pid, pool)),
                 Err(error) => tracing::debug!("spare sandboxes of process {pid}: {error}"),
             }
@@ -80,10 +85,11 @@ pub(crate) async fn adoptable(state: &StateLayout, template: &str, image: ImageF
     None
 }
 
-fn spare_in((answer, fds): (Answer, Vec<OwnedFd>)) -> io::Result<Option<Spare>> {
+fn spare_in((answer, mut fds): (Answer, Vec<OwnedFd>)) -> io::Result<Option<(Spare, Option<Unfurnished>)>> {
     let Answer::Spare { pid } = answer else { return Ok(None) };
-    let fds = <[_; SPARE_FDS]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    Spare::from_parts(pid, fds).map(Some)
+    let namespace = if fds.len() > MACHINE_FDS { fds.pop().map(Unfurnished::from) } else { None };
+    let fds = <[_; MACHINE_FDS]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Some((Spare::from_parts(pid, fds)?, namespace)))
 }
 
 /// What is kept at the moment.

@@ -3,6 +3,7 @@
 use std::{fs::File, io, os::unix::net::UnixStream, sync::Arc, time::Instant};
 
 use matchlock_model::SandboxSpec;
+use matchlock_net::namespace::Unfurnished;
 use matchlock_vmm::{Spare, upper::UpperError};
 use matchlock_wire::{Exec, Request, RootDisks, Warm};
 use thiserror::Error;
@@ -12,6 +13,7 @@ use crate::{
     Host,
     ask::{AskError, ask},
     bring_up::RESTORE_DEADLINE,
+    cable,
     exec::{self, Streams},
     launch::{LaunchError, machine, path_of, random},
     link::{Link, LinkError},
@@ -50,6 +52,8 @@ pub enum MakeError {
 #[derive(Debug)]
 pub struct Waiting {
     pub(super) spare: Spare,
+    /// Where its network interface leads.
+    pub(super) namespace: Option<Unfurnished>,
     /// The template it was restored from.
     pub(super) template: String,
     pub(super) image: Option<ImageFile>,
@@ -74,7 +78,12 @@ pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) ->
     .await
     .map_err(|interrupted| MakeError::Disks(interrupted.into()))??;
     let disks = start::disks(shape, path_of(&lower), path_of(&layer), Vec::new());
-    let machine = machine(&files, shape, disks);
+    let mut machine = machine(&files, shape, disks);
+    let mut namespace = None;
+    if let Some(nic) = &mut machine.nic {
+        let (connected, own) = cable::lay().await.map_err(NoTemplate::from)?;
+        (*nic, namespace) = (connected, Some(own));
+    }
     let vmm = files.vmm.clone().kept_by("/proc/self/exe".into());
     let get_warm = async |_, stream: UnixStream| {
         let link = Link::to_restored(tokio::net::UnixStream::from_std(stream)?);
@@ -87,7 +96,7 @@ pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) ->
     warmed?;
     let control = link.release().await.map_err(AskError::from)?;
     let spare = running.into_spare(control).map_err(MakeError::LetGo)?;
-    Ok(Waiting { spare, template: template.key().to_owned(), image: own })
+    Ok(Waiting { spare, namespace, template: template.key().to_owned(), image: own })
 }
 
 /// Image and writable layer. They need no names, for they go with the machine.

@@ -20,8 +20,11 @@ use super::{ImageFile, Wish};
 /// Bytes of a line. Names of images are the longest part of one.
 const MAX_LINE: usize = 16 * 1024;
 
-/// Descriptors of one spare.
-pub(super) const SPARE_FDS: usize = 5;
+/// Descriptors of a spare's machine; one with a network interface has a namespace as well.
+pub(super) const MACHINE_FDS: usize = 5;
+
+/// Most descriptors of one spare.
+const SPARE_FDS: usize = MACHINE_FDS + 1;
 
 /// What is asked of a pool.
 #[derive(Debug, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use matchlock_model::StateLayout;
-use matchlock_vmm::{Exit, Spare};
+use matchlock_vmm::Exit;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -68,7 +68,7 @@ enum News {
 #[derive(Debug)]
 enum Given {
     Answer(Answer),
-    Spare(Spare),
+    Spare(Waiting),
 }
 
 impl Pool {
@@ -171,7 +171,7 @@ impl Pool {
         let given = match ask {
             Ask::Spare { template, image } => {
                 let fits = |spare: &Waiting| spare.template == template && spare.image == image;
-                let spare = self.spares.iter().position(fits).map(|index| self.spares.swap_remove(index).spare);
+                let spare = self.spares.iter().position(fits).map(|index| self.spares.swap_remove(index));
                 self.lent += u32::from(spare.is_some());
                 spare.map_or(Given::Answer(Answer::None), Given::Spare)
             }
@@ -203,8 +203,9 @@ async fn converse(client: UnixStream, news: mpsc::UnboundedSender<News>) {
         let Ok(given) = given.await else { return };
         let told = match given {
             Given::Answer(answer) => send(&client, &answer, &[]).await,
-            Given::Spare(spare) => {
-                let (pid, parts) = spare.into_parts();
+            Given::Spare(Waiting { spare, namespace, .. }) => {
+                let (pid, machine) = spare.into_parts();
+                let parts: Vec<_> = machine.into_iter().chain(namespace.map(Into::into)).collect();
                 let sent = send(&client, &Answer::Spare { pid }, &parts).await;
                 // It belongs to the client alone, or to nobody: then it ends.
                 drop(parts);

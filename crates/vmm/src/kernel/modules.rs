@@ -34,12 +34,12 @@ pub enum Transport {
 
 impl Transport {
     /// The modules that every guest needs, by what they are for.
-    const fn wanted(self) -> [&'static str; 6] {
+    const fn wanted(self) -> [&'static str; 7] {
         let bus = match self {
             Self::Mmio => "virtio_mmio",
             Self::Pci => "virtio_pci",
         };
-        [bus, "virtio_console", "virtio_blk", "erofs", "overlay", "ext4"]
+        [bus, "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"]
     }
 }
 
@@ -202,13 +202,14 @@ mod tests {
                 ("virtio_console.ko", "depends=virtio,virtio-ring\0"),
                 ("virtio-ring.ko", "depends=\0"),
                 ("virtio_blk.ko", "depends=virtio_ring\0"),
+                ("virtio_net.ko", "depends=virtio_ring\0"),
                 ("erofs.ko", "depends=libcrc32c\0"),
                 ("libcrc32c.ko", "softdep=pre: crc32c\0depends=libcrc32c\0"),
                 ("crc32c_generic.ko", "depends=\0"),
                 ("overlay.ko", "softdep=pre: nowhere\0"),
             ],
         );
-        let expected = "virtio_ring virtio_console virtio_blk crc32c_generic libcrc32c erofs overlay";
+        let expected = "virtio_ring virtio_console virtio_blk virtio_net crc32c_generic libcrc32c erofs overlay";
         assert_eq!(names(&dir).unwrap(), expected);
     }
 

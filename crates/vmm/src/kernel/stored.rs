@@ -198,7 +198,8 @@ mod tests {
         Found { version: "6.1.0-x".into(), image: dir.join("vmlinux"), modules: Some(dir.join("tree")) }
     }
 
-    const BUILTIN: &str = "k/virtio_mmio.ko\nk/virtio_console.ko\nk/virtio_blk.ko\nk/overlay.ko\nk/ext4.ko\n";
+    const BUILTIN: &str =
+        "k/virtio_mmio.ko\nk/virtio_console.ko\nk/virtio_blk.ko\nk/virtio_net.ko\nk/overlay.ko\nk/ext4.ko\n";
 
     #[test]
     fn older_kernels_go_unless_they_were_put_there_by_hand() {

@@ -19,14 +19,18 @@ pub(super) const CONSOLE_FD: i32 = 4;
 pub(super) const MONITOR_FD: i32 = 5;
 pub(super) const MEMORY_FD: i32 = 6;
 pub(super) const KERNEL_FD: i32 = 7;
-pub(super) const FIRST_DISK_FD: i32 = 8;
+pub(super) const TAP_FD: i32 = 8;
+pub(super) const FIRST_DISK_FD: i32 = 9;
 
 /// Most disks of one machine: `microvm` has 24 places for virtio devices, of which the first does not work (QEMU 7.2 with
-/// Linux 6.1: its interrupt never arrives), the control link takes one, and one is kept for a network interface.
+/// Linux 6.1: its interrupt never arrives), the control link takes one, and one is the network interface's.
 pub const MAX_DISKS: usize = 21;
 
 /// All their numbers are below this.
 pub(crate) const DESCRIPTORS: usize = FIRST_DISK_FD.cast_unsigned() as usize + MAX_DISKS;
+
+/// The guest's hardware address, the same in all sandboxes: no two can meet.
+const MAC: &str = "aa:fc:00:00:00:02";
 
 /// No system call that a running machine has no use for.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -62,7 +66,7 @@ pub(super) enum Memory {
 
 /// The arguments after the program's name, with `kernel` in place of the machine's.
 pub(super) fn arguments(machine: &Machine, kernel: &Path, host: Host) -> Vec<OsString> {
-    let devices = 1 + machine.disks.len();
+    let devices = 1 + machine.disks.len() + usize::from(machine.nic.is_some());
     let mut args = Args { words: Vec::new(), board: host.board, devices };
     args.words(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", SANDBOX]);
     args.board(machine, host);
@@ -77,6 +81,9 @@ pub(super) fn arguments(machine: &Machine, kernel: &Path, host: Host) -> Vec<OsS
     args.option("-device", format!("virtserialport,nr=1,chardev=control,name={PORT_NAME}"));
     for (position, disk) in machine.disks.iter().enumerate() {
         args.disk(position, disk);
+    }
+    if machine.nic.is_some() {
+        args.nic(1 + machine.disks.len());
     }
     if host.memory != Memory::Anonymous {
         args.option("-chardev", format!("socket,id=monitor,fd={MONITOR_FD}"));
@@ -160,6 +167,18 @@ impl Args {
         let properties = format!("drive={drive},discard={discard},werror=report,rerror=report");
         self.device("virtio-blk", position + 1, &properties);
     }
+
+    fn nic(&mut self, number: usize) {
+        self.option("-netdev", format!("tap,id=net,fd={TAP_FD}"));
+        // After a restore nobody has to be told that the guest is somewhere else now.
+        let properties = format!("netdev=net,mac={MAC},guest_announce=off");
+        let rom = match self.board {
+            Board::Microvm => "",
+            // Nothing is ever booted from it.
+            Board::Q35 => ",romfile=",
+        };
+        self.device("virtio-net", number, &format!("{properties}{rom}"));
+    }
 }
 
 fn command_line(machine: &Machine, host: Host) -> String {
@@ -175,6 +194,7 @@ fn command_line(machine: &Machine, host: Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Nic;
 
     fn machine() -> Machine {
         Machine {
@@ -184,6 +204,7 @@ mod tests {
             initramfs: "/cache/a,b.cpio".into(),
             cmdline: vec!["matchlock.test=1".into()],
             disks: vec![Disk::readonly("/images/x.erofs".into()), Disk::scratch("/vms/x/upper.ext4".into())],
+            nic: Some(Nic::default()),
             console_log: None,
         }
     }
@@ -222,15 +243,17 @@ mod tests {
         -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests norandmaps tsc_early_khz=2445406 tsc=reliable matchlock.test=1
         -chardev socket,id=console,fd=4
         -serial chardev:console
-        -device virtio-serial-device,bus=virtio-mmio-bus.3,max_ports=2
+        -device virtio-serial-device,bus=virtio-mmio-bus.4,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=8,set=1
+        -add-fd fd=9,set=1
         -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"ignore","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":true}
-        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk0,discard=off,werror=report,rerror=report
-        -add-fd fd=9,set=2
+        -device virtio-blk-device,bus=virtio-mmio-bus.3,drive=disk0,discard=off,werror=report,rerror=report
+        -add-fd fd=10,set=2
         -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/2"},"node-name":"disk1","read-only":false}
-        -device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk1,discard=on,werror=report,rerror=report
+        -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk1,discard=on,werror=report,rerror=report
+        -netdev tap,id=net,fd=8
+        -device virtio-net-device,bus=virtio-mmio-bus.1,netdev=net,mac=aa:fc:00:00:00:02,guest_announce=off
         "#);
     }
 
@@ -263,9 +286,11 @@ mod tests {
         -device virtio-serial-pci,disable-legacy=on,addr=0x2,max_ports=2
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
-        -add-fd fd=8,set=1
+        -add-fd fd=9,set=1
         -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":false}
         -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
+        -netdev tap,id=net,fd=8
+        -device virtio-net-pci,disable-legacy=on,addr=0x4,netdev=net,mac=aa:fc:00:00:00:02,guest_announce=off,romfile=
         "#);
     }
 }

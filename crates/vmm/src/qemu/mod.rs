@@ -48,6 +48,9 @@ pub enum QemuError {
     /// More block devices than places for them.
     #[error("{0} disks are more than a machine can have ({MAX_DISKS})")]
     TooManyDisks(usize),
+    /// Its network interface has no other end.
+    #[error("the machine's network interface is not connected")]
+    Unconnected,
     /// The system refused a socket, a thread or a process.
     #[error("start {}", .0.display())]
     Start(PathBuf, #[source] io::Error),
@@ -171,6 +174,10 @@ impl Vmm for Qemu {
         };
         for (disk, number) in machine.disks.iter().zip(args::FIRST_DISK_FD..) {
             descriptors.push((disk::open(disk)?.into(), number));
+        }
+        if let Some(nic) = &machine.nic {
+            let tap = nic.tap.as_ref().ok_or(QemuError::Unconnected)?;
+            descriptors.push((tap.try_clone().map_err(failed)?, args::TAP_FD));
         }
         let kernel = match origin {
             Origin::Template(_) => stub::of(&machine.kernel).map_err(|e| QemuError::File(machine.kernel.clone(), e))?,

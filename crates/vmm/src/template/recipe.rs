@@ -16,7 +16,7 @@ use super::contents::Contents;
 use crate::{Accelerator, Machine, cache::stamp_of};
 
 /// Raised when this program saves or continues guests in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Characters of a key: 128 bits of the recipe's digest.
 const KEY: usize = 32;

@@ -35,6 +35,7 @@ impl Place {
             initramfs: self.dir.path().join("initramfs"),
             cmdline: Vec::new(),
             disks: Vec::new(),
+            nic: None,
             console_log: None,
         }
     }

@@ -40,6 +40,7 @@ pub(crate) fn host(board: Board) -> Host {
         initramfs,
         cmdline: Vec::new(),
         disks: Vec::new(),
+        nic: None,
         console_log: None,
     };
     Host { qemu, machine }

@@ -87,7 +87,7 @@ async fn saved(folder: &Path) -> Saved {
         }
         let park = async |pid, control| {
             let mut link = greeted(pid, control).await?;
-            link.have(&Request::Park(Park { root: ROOT, privileged: true })).await.map(|()| link)
+            link.have(&Request::Park(Park { root: ROOT, privileged: true, network: None })).await.map(|()| link)
         };
         save(&host.qemu, unfinished, (&stand_ins, Accelerator::Tcg), (layer, LAYER_MB << 20), park).await.unwrap();
     }
