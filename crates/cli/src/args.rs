@@ -58,7 +58,7 @@ pub(crate) enum Command {
     #[command(name = matchlock_sandbox::vmm::KEEPER_VERB, hide = true)]
     Keep(commands::keep::Args),
     /// Hold a sandbox's network namespace
-    #[command(name = matchlock_sandbox::HOLDER_VERB, hide = true)]
+    #[command(name = matchlock_sandbox::network::HOLDER_VERB, hide = true)]
     Hold,
     /// Measure this machine
     #[command(subcommand)]

@@ -18,9 +18,9 @@ use matchlock_wire::{Request, Start};
 
 use crate::{
     ask::{AskError, ask},
-    cable::Cabling,
     launch::{LaunchError, random},
     link::{Link, LinkError},
+    network::{Cabling, GatewayError},
     start::{LOWER, UPPER},
     template::{self, First, NoTemplate, Ready},
     timeline::Timeline,
@@ -124,7 +124,7 @@ where
     /// Have the machine's interface lead somewhere before it is started. The attempts after a first share it.
     async fn connect(&mut self) -> Result<(), LaunchError> {
         if let (Some(Nic { tap: None }), Some(cabling)) = (&self.machine.nic, &mut self.cabling) {
-            let nic = Some(cabling.interface().await?);
+            let nic = Some(cabling.interface().await.map_err(GatewayError::from)?);
             self.timeline.mark("network link made");
             self.machine = Arc::new(Machine { nic, ..Machine::clone(&self.machine) });
         }

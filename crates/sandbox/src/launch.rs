@@ -12,8 +12,7 @@ use std::{
 };
 
 use matchlock_image::is_exchangeable;
-use matchlock_model::{Phase, SandboxSpec, VmLayout};
-use matchlock_net::namespace;
+use matchlock_model::{NetworkMode, Phase, SandboxSpec, VmLayout};
 use matchlock_store::{Action, StoreError, claim_folder, identity_of};
 use matchlock_vmm::{
     BootError, ConsoleLog, Disk, Machine, Nic,
@@ -26,13 +25,12 @@ use crate::{
     Host,
     ask::AskError,
     bring_up::{BringUp, Up},
-    cable::{Cabling, guests_end},
     disks::{DiskError, DiskLocks},
-    gateway::Network,
     hold::Hold,
     host::{GuestFiles, PrepareError},
     link::LinkError,
     log::VmLog,
+    network::{Cabling, Egress, GatewayError, Prospect, guests_end},
     prepared::Prepared,
     relay,
     sandbox::{Guest, Sandbox},
@@ -53,6 +51,8 @@ pub struct Launch {
     pub keep: Keep,
     /// What it starts from: [`Host::prepare_for`] its specification.
     pub prepared: Prepared,
+    /// What its gateway goes by; `None` for no network.
+    pub egress: Option<Egress>,
 }
 
 /// What stays of a sandbox when it has ended.
@@ -79,7 +79,7 @@ pub enum LaunchError {
     #[error("make the writable layer")]
     Upper(#[from] UpperError),
     #[error(transparent)]
-    Network(#[from] namespace::Error),
+    Network(#[from] GatewayError),
     #[error(transparent)]
     Boot(#[from] BootError<QemuError, LinkError>),
     #[error(transparent)]
@@ -100,11 +100,11 @@ impl Sandbox {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
-        let Launch { mut spec, image, keep, prepared } = launch;
+        let Launch { mut spec, image, keep, prepared, egress } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
         let mut hold = Hold::register(host, &mut spec, disks)?;
         timeline.mark("sandbox recorded");
-        match assemble(host, &mut hold, spec, image, prepared, timeline).await {
+        match assemble(host, &mut hold, spec, (image, prepared, egress), timeline).await {
             Ok(guest) => {
                 hold.keep = keep;
                 Ok(Self { guest, hold })
@@ -121,13 +121,12 @@ async fn assemble(
     host: &Host,
     hold: &mut Hold,
     spec: SandboxSpec,
-    image: Arc<File>,
-    Prepared { files, template }: Prepared,
+    (image, Prepared { files, template }, egress): (Arc<File>, Prepared, Option<Egress>),
     timeline: &Timeline,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
     let spare = spare_for(host, &spec, &image, template.as_ref()).await;
-    let network = if spec.network.no_network { None } else { Some(Network::of(&spec)?) };
+    let network = egress.map(|egress| Prospect::of(&spec.network, &egress)).transpose()?;
     // Others bring their own.
     let needs_cable = spare.is_none() && !matches!(&template, Some(Ok(Ready { first: Some(_), .. })));
     let cabling = network.as_ref().map(|network| Cabling::new(network.plan(), needs_cable));
@@ -138,7 +137,8 @@ async fn assemble(
     let disks = start::disks(&spec, path_of(&image), layout.upper(), hold.disks.paths());
     let machine = Machine { console_log: Some(console_log(&log)), ..machine(&files, &spec, disks) };
     let store = &mut hold.store;
-    let start = start::message(&spec, cabling.as_ref().map(|cabling| guests_end(cabling.addressing())), None);
+    let link = cabling.as_ref().map(|cabling| guests_end(cabling.addressing()));
+    let start = start::message(&spec, link, network.as_ref().and_then(Prospect::authority));
     let up = BringUp {
         vmm: &files.vmm,
         machine: Arc::new(machine),
@@ -221,7 +221,7 @@ pub(crate) fn machine(files: &GuestFiles, spec: &SandboxSpec, disks: Vec<Disk>) 
         initramfs: files.initramfs.clone(),
         cmdline: Vec::new(),
         disks,
-        nic: (!spec.network.no_network).then(Nic::default),
+        nic: (spec.network.mode() != NetworkMode::None).then(Nic::default),
         console_log: None,
     }
 }

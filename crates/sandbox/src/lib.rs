@@ -6,18 +6,17 @@
 mod ask;
 pub mod bench;
 mod bring_up;
-mod cable;
 pub mod client;
 mod disks;
 pub mod exec;
 pub mod follow;
-mod gateway;
 mod hold;
 mod host;
 mod in_use;
 mod launch;
 mod link;
 mod log;
+pub mod network;
 mod prepared;
 mod relay;
 mod sandbox;
@@ -28,7 +27,6 @@ mod timeline;
 pub mod warm;
 
 pub use ask::AskError;
-pub use cable::HOLDER_VERB;
 pub use disks::DiskError;
 pub use host::{GuestFiles, Host, PrepareError, Swept, host_memory_mb};
 pub use launch::{Keep, Launch, LaunchError};

@@ -30,8 +30,8 @@ use thiserror::Error;
 use crate::{
     Host,
     ask::{AskError, ask},
-    cable,
     link::{Link, LinkError},
+    network,
     start::{LOWER, UPPER},
     timeline::Timeline,
 };
@@ -177,10 +177,10 @@ async fn ensure_for(
         timeline.mark("stand-ins for the disks made");
         let mut namespace = None;
         if let Some(nic) = &mut machine.nic {
-            let (connected, own) = cable::lay().await?;
+            let (connected, own) = network::lay().await?;
             (*nic, namespace) = (connected, Some(own));
         }
-        let network = machine.nic.is_some().then(|| cable::guests_end(&Addressing::default()));
+        let network = machine.nic.is_some().then(|| network::guests_end(&Addressing::default()));
         let park = async |_, stream| park(stream, privileged, network.clone(), timeline).await;
         let layer = (layer, layer_mb * 1024 * 1024);
         let (saved, link) = save(vmm, unfinished, (&machine, accelerator), layer, park).await?;

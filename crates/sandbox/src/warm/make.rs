@@ -13,11 +13,10 @@ use crate::{
     Host,
     ask::{AskError, ask},
     bring_up::RESTORE_DEADLINE,
-    cable,
     exec::{self, Streams},
     launch::{LaunchError, machine, path_of, random},
     link::{Link, LinkError},
-    prepared,
+    network, prepared,
     start::{self, LOWER, UPPER},
     template::{self, NoTemplate, Ready},
     timeline::Timeline,
@@ -81,7 +80,7 @@ pub async fn make(host: &Host, shape: &SandboxSpec, image: Option<Arc<File>>) ->
     let mut machine = machine(&files, shape, disks);
     let mut namespace = None;
     if let Some(nic) = &mut machine.nic {
-        let (connected, own) = cable::lay().await.map_err(NoTemplate::from)?;
+        let (connected, own) = network::lay().await.map_err(NoTemplate::from)?;
         (*nic, namespace) = (connected, Some(own));
     }
     let vmm = files.vmm.clone().kept_by("/proc/self/exe".into());
