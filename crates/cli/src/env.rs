@@ -13,6 +13,9 @@ use crate::{args::LogLevel, error::CliError};
 /// Set by `run --detach` for the process that becomes the supervisor: the descriptor on which it says that it is ready.
 pub(crate) const READY_FD: &str = "MATCHLOCK_READY_FD";
 
+/// Likewise, if there are secrets: the descriptor on which it is given them.
+pub(crate) const SECRETS_FD: &str = "MATCHLOCK_SECRETS_FD";
+
 /// What the environment says.
 #[derive(Debug)]
 pub(crate) struct Environment {
@@ -24,6 +27,8 @@ pub(crate) struct Environment {
     pub(crate) term: Option<String>,
     /// See [`READY_FD`].
     pub(crate) ready_fd: Option<OsString>,
+    /// See [`SECRETS_FD`].
+    pub(crate) secrets_fd: Option<OsString>,
     log_level: Option<OsString>,
 }
 
@@ -36,6 +41,7 @@ impl Environment {
             kernel: set("MATCHLOCK_KERNEL").map(PathBuf::from),
             term: set("TERM").and_then(|term| term.into_string().ok()),
             ready_fd: set(READY_FD),
+            secrets_fd: set(SECRETS_FD),
             log_level: set("MATCHLOCK_LOG_LEVEL"),
         }
     }
@@ -64,7 +70,7 @@ impl Environment {
         self.home.as_deref().ok_or_else(unset)
     }
 
-    /// The value of a variable that the user named (`-e NAME`).
+    /// The value of a variable that the user named (`-e NAME`, `--secret NAME@HOST`).
     pub(crate) fn named(name: &str) -> Option<OsString> {
         std::env::var_os(name)
     }

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod conceal;
 mod env;
 mod error;
 mod output;

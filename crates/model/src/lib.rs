@@ -20,5 +20,6 @@ pub use one_line::{one_line, printable};
 pub use phase::{Phase, PhaseError};
 pub use process::ProcessIdentity;
 pub use spec::{
-    AddHost, CpuCount, ExtraDisk, ImageConfig, Network, Resources, SandboxSpec, SpecError, compose_command,
+    AddHost, CpuCount, ExtraDisk, ImageConfig, Network, NetworkMode, Resources, SandboxSpec, SecretSpec, SpecError,
+    compose_command,
 };

@@ -13,7 +13,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::link::{Link, LinkError, Receipts, Session};
+use crate::{
+    link::{Link, LinkError, Receipts, Session},
+    network,
+};
 
 /// Blocks of input read ahead of what the guest has taken.
 pub const INPUT_BLOCKS: usize = 2;
@@ -62,8 +65,10 @@ pub enum ExecError {
 pub fn with_defaults(mut exec: Exec, spec: &SandboxSpec) -> Exec {
     let image = &spec.image_config;
     let inherited = image.env.iter().chain(&spec.env).map(|(name, value)| (name.clone(), value.clone()));
-    // Later entries win in the guest.
-    exec.env = inherited.chain(exec.env).collect();
+    // Later entries win in the guest. The value of a secret's variable is of no use there, whoever has it.
+    let is_secret = |name: &String| spec.network.secrets.contains_key(name);
+    let chosen = inherited.chain(exec.env).filter(|(name, _)| !is_secret(name));
+    exec.env = chosen.chain(network::variables(&spec.network)).collect();
     if exec.cwd.is_empty() {
         exec.cwd.clone_from(&image.working_dir);
         exec.create_cwd = true;

@@ -33,6 +33,7 @@ use crate::{
     host::{GuestFiles, PrepareError},
     link::LinkError,
     log::VmLog,
+    network::Egress,
     prepared::Prepared,
     relay,
     sandbox::{Guest, Sandbox},
@@ -53,6 +54,8 @@ pub struct Launch {
     pub keep: Keep,
     /// What it starts from: [`Host::prepare_for`] its specification.
     pub prepared: Prepared,
+    /// What its gateway goes by; `None` for no network.
+    pub egress: Option<Egress>,
 }
 
 /// What stays of a sandbox when it has ended.
@@ -100,7 +103,7 @@ impl Sandbox {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
-        let Launch { mut spec, image, keep, prepared } = launch;
+        let Launch { mut spec, image, keep, prepared, egress: _ } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
         let mut hold = Hold::register(host, &mut spec, disks)?;
         timeline.mark("sandbox recorded");

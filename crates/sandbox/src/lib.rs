@@ -18,6 +18,7 @@ mod in_use;
 mod launch;
 mod link;
 mod log;
+pub mod network;
 mod prepared;
 mod relay;
 mod sandbox;

@@ -22,10 +22,15 @@ const MAX_OUTPUT: u64 = 1024 * 1024;
 /// # Errors
 /// `"<program> is not installed"`, `"<program>: <last line on its standard error>"`, or what the system said.
 pub(crate) fn run(command: &mut Command, deadline: Duration) -> io::Result<String> {
+    run_with(command, Stdio::null(), deadline)
+}
+
+/// As [`run`], with something else on its standard input than nothing.
+pub(crate) fn run_with(command: &mut Command, stdin: Stdio, deadline: Duration) -> io::Result<String> {
     let program = command.get_program().to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
     let (mut output, mut errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
     // Its messages are looked at, so they must be in one language.
-    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(errors.try_clone()?);
+    command.env("LC_ALL", "C").stdin(stdin).stdout(output.try_clone()?).stderr(errors.try_clone()?);
     // It is started on another thread, which wants a command of its own.
     let command = std::mem::replace(command, Command::new(""));
     let spawned = start_helper(command).map_err(|e| match e.kind() {

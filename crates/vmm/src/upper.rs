@@ -21,7 +21,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use crate::{cache::Folder, command::run};
+use crate::{cache::Folder, command::run_with};
 
 /// For making an empty file system.
 const MKFS_DEADLINE: Duration = Duration::from_mins(1);
@@ -118,10 +118,14 @@ pub fn original(uppers: &Path, size_mb: u64) -> Result<PathBuf, UpperError> {
     }
     let fill = |file: &mut File| {
         file.set_len(size_mb * 1024 * 1024)?;
-        tools.format(&PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())))
+        tools.format(file)
     };
     folder.publish(&name, fill).map_err(failed)
 }
+
+/// A disk without a name, as a program knows it that has it as its standard input. Under this process's own number it would not
+/// be found where that keeps itself to itself (`PR_SET_DUMPABLE(2const)`).
+const ON_STDIN: &str = "/proc/self/fd/0";
 
 /// Two programs of e2fsprogs.
 struct Tools {
@@ -140,13 +144,13 @@ impl Tools {
     }
 
     /// Make an empty file system with [`FOLDERS`] in it, everything root's, whoever calls.
-    fn format(&self, disk: &Path) -> io::Result<()> {
+    fn format(&self, disk: &File) -> io::Result<()> {
         let mut mke2fs = Command::new(&self.mke2fs);
         // No journal: the disk is thrown away with its sandbox, so a crash needs no repair. No blocks kept for root.
         // Twice as many inodes as usual: what goes there are mostly small files.
         mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-i", "8192", "-O", "^has_journal,^resize_inode"]);
-        mke2fs.args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"]).arg(disk);
-        run(&mut mke2fs, MKFS_DEADLINE)?;
+        mke2fs.args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", ON_STDIN]);
+        run_with(&mut mke2fs, disk.try_clone()?.into(), MKFS_DEADLINE)?;
         // `mke2fs -d` would make them the caller's.
         for folder in FOLDERS {
             self.debugfs(&format!("mkdir {folder}"), disk)?;
@@ -160,8 +164,9 @@ impl Tools {
         }
     }
 
-    fn debugfs(&self, request: &str, disk: &Path) -> io::Result<String> {
-        run(Command::new(&self.debugfs).args(["-w", "-R", request]).arg(disk), MKFS_DEADLINE)
+    fn debugfs(&self, request: &str, disk: &File) -> io::Result<String> {
+        let mut debugfs = Command::new(&self.debugfs);
+        run_with(debugfs.args(["-w", "-R", request, ON_STDIN]), disk.try_clone()?.into(), MKFS_DEADLINE)
     }
 }
 
@@ -222,6 +227,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::command::run;
 
     #[test]
     fn a_layer_is_whole_empty_sparse_and_roots() {
@@ -233,8 +239,9 @@ mod tests {
         assert!(meta.blocks() * 512 < 1024 * 1024, "{} blocks", meta.blocks());
         let tools = Tools::find().expect("install the package e2fsprogs");
         run(Command::new(tools.mke2fs.with_file_name("e2fsck")).arg("-fn").arg(&path), MKFS_DEADLINE).unwrap();
+        let disk = File::options().read(true).write(true).open(&path).unwrap();
         for folder in ["/", "/upper", "/work"] {
-            let stat = tools.debugfs(&format!("stat {folder}"), &path).unwrap();
+            let stat = tools.debugfs(&format!("stat {folder}"), &disk).unwrap();
             assert!(stat.contains("User:     0   Group:     0"), "{stat}");
             assert!(stat.contains("Mode:  0755"), "{stat}");
         }

@@ -4,6 +4,7 @@
 //! It says on a pipe when it is ready. Until then it shares our stderr, so that what goes wrong is seen.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Write},
     os::{
@@ -21,9 +22,9 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, process::Child};
 
-use super::get;
+use super::{get, handover::Handover};
 use crate::{
-    env::{Environment, READY_FD},
+    env::{Environment, READY_FD, SECRETS_FD},
     error::CliError,
     output,
     signals::Signals,
@@ -32,8 +33,11 @@ use crate::{
 /// Start the supervisor and wait until its sandbox is ready, then print the id. A signal in the meantime is passed on.
 ///
 /// A sandbox whose id nobody could be told is ended and removed again.
-pub(crate) async fn supervise_in_background(environment: &Environment) -> Result<ExitStatus, CliError> {
-    let background = match work_in_background().await? {
+pub(crate) async fn supervise_in_background(
+    environment: &Environment,
+    secrets: &Handover,
+) -> Result<ExitStatus, CliError> {
+    let background = match work_in_background(secrets).await? {
         Ok(background) => background,
         Err(status) => return Ok(status),
     };
@@ -65,12 +69,12 @@ impl Background {
 }
 
 /// Start this program again, in the background, and wait until it says that it is ready, or has ended: the inner error is the status of
-/// one that has, which has said why. A signal in the meantime is passed on.
-pub(crate) async fn work_in_background() -> Result<Result<Background, ExitStatus>, CliError> {
+/// one that has, which has said why. It is handed the secrets. A signal in the meantime is passed on.
+pub(crate) async fn work_in_background(secrets: &Handover) -> Result<Result<Background, ExitStatus>, CliError> {
     let failed = || CliError::io("detach");
     let mut signals = Signals::take().map_err(failed())?;
     let (ready, announce) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?;
-    let mut process = start(announce).map_err(failed())?;
+    let mut process = start(announce, secrets).map_err(failed())?;
     let pid = process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
 
     let mut ready = Receiver::from_owned_fd(ready).map_err(failed())?;
@@ -106,18 +110,28 @@ pub(crate) async fn work_in_background() -> Result<Result<Background, ExitStatus
     }
 }
 
-/// This program with the same arguments, told to announce itself on `announce`.
-fn start(announce: OwnedFd) -> io::Result<Child> {
+/// This program with the same arguments, told to announce itself on `announce` and given the secrets.
+fn start(announce: OwnedFd, secrets: &Handover) -> io::Result<Child> {
     fcntl_setfd(&announce, FdFlags::empty())?;
+    let (taken, given) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // Not by its path, which may have been replaced since, or lead through folders that only the caller's caller could enter.
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(READY_FD, announce.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
+    if !secrets.values.is_empty() {
+        fcntl_setfd(&taken, FdFlags::empty())?;
+        command.env(SECRETS_FD, taken.as_raw_fd().to_string());
+    }
     leave_session(&mut command);
     let supervisor = tokio::process::Command::from(command).spawn();
-    // From here on only the supervisor holds the pipe open.
-    drop(announce);
-    supervisor
+    // From here on only the supervisor holds the pipes open.
+    drop((announce, taken));
+    let supervisor = supervisor?;
+    match secrets.write(given) {
+        // It has ended already, and says why itself.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(supervisor),
+    }
 }
 
 #[expect(unsafe_code, reason = "a session of its own can only be entered between fork and exec")]
@@ -140,11 +154,8 @@ pub(crate) struct Announcement {
 impl Announcement {
     /// The pipe that our parent made, if this process is such a supervisor.
     pub(crate) fn from_environment(environment: &Environment) -> Result<Option<Self>, CliError> {
-        let Some(number) = &environment.ready_fd else { return Ok(None) };
-        let number = number.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
-        let bad = || CliError::failure(format!("{READY_FD} is for matchlock's own use: unset it"));
-        let fd = adopt(number.ok_or_else(bad)?).ok_or_else(bad)?;
-        Ok(Some(Self { pipe: File::from(fd) }))
+        let pipe = inherited_pipe(READY_FD, environment.ready_fd.as_deref())?;
+        Ok(pipe.map(|pipe| Self { pipe: File::from(pipe) }))
     }
 
     /// Say it with this word, and let go of the terminal.
@@ -154,6 +165,14 @@ impl Announcement {
         self.pipe.write_all(word.as_bytes()).map_err(CliError::io("say that it is ready"))?;
         rustix::stdio::dup2_stderr(null).map_err(io::Error::from).map_err(CliError::io("let go of standard error"))
     }
+}
+
+/// The pipe that our parent left us under the number which is the `value` of the variable `name`, if it has one.
+pub(crate) fn inherited_pipe(name: &str, value: Option<&OsStr>) -> Result<Option<OwnedFd>, CliError> {
+    let Some(number) = value else { return Ok(None) };
+    let number = number.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
+    let bad = || CliError::failure(format!("{name} is for matchlock's own use: unset it"));
+    adopt(number.ok_or_else(bad)?).map(Some).ok_or_else(bad)
 }
 
 /// Take over a descriptor that was inherited under this number, if it is an open pipe.

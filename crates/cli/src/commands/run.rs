@@ -4,16 +4,16 @@
 
 use std::{cell::Cell, ffi::OsString, time::Duration};
 
-use matchlock_model::{
-    ExitStatus, ExtraDisk, ImageConfig, Network, Resources, SandboxId, SandboxSpec, compose_command,
-};
+use matchlock_model::{ExitStatus, ExtraDisk, ImageConfig, Resources, SandboxId, SandboxSpec, compose_command};
 use matchlock_sandbox::{Keep, Launch, Sandbox, Timeline, exec::ExecError};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
     detach::{self, Announcement},
     ending::{self, EarlyEnd, while_serving},
+    handover::Handover,
     image,
+    network::{Connected, NetworkArgs},
     process::{self, ProcessArgs},
     shape::ShapeArgs,
 };
@@ -42,18 +42,6 @@ pub(crate) struct Args {
     /// Mount an ext4 image, or @NAME for a volume, in the guest
     #[arg(long, value_name = "HOST_PATH:GUEST_MOUNT[:ro]")]
     disk: Vec<OsString>,
-    /// Add a line to the guest's /etc/hosts: NAME:IP
-    #[arg(long, value_delimiter = ',', value_name = "NAME:IP")]
-    add_host: Vec<String>,
-    /// Resolvers for the guest's /etc/resolv.conf
-    #[arg(long, value_delimiter = ',', value_name = "IP")]
-    dns_servers: Vec<std::net::IpAddr>,
-    /// The guest's host name (default: the sandbox's id)
-    #[arg(long, value_name = "NAME")]
-    hostname: Option<String>,
-    /// Loopback only
-    #[arg(long, toggle = false)]
-    no_network: bool,
     /// Replace the image's entrypoint; empty to clear it
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
@@ -75,6 +63,8 @@ pub(crate) struct Args {
     /// Print the sandbox's id when it is ready and leave it running; implies --rm=false
     #[arg(short, long, toggle = false)]
     detach: bool,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// The command and its arguments (default: the image's)
     command: Vec<OsString>,
 }
@@ -84,7 +74,7 @@ struct Plan {
     args: Args,
     mode: Mode,
     resources: Resources,
-    network: Network,
+    connected: Connected,
     variables: Vec<(String, String)>,
     disks: Vec<ExtraDisk>,
     began: std::time::Instant,
@@ -96,9 +86,11 @@ struct Plan {
 
 pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let announcement = Announcement::from_environment(environment)?;
-    let plan = Plan::new(args, environment)?;
+    let handed_over = Handover::from_environment(environment)?;
+    let plan = Plan::new(args, environment, handed_over)?;
     if plan.args.detach && announcement.is_none() {
-        return detach::supervise_in_background(environment).await;
+        let Connected { network, values, .. } = plan.connected;
+        return detach::supervise_in_background(environment, &Handover { secrets: network.secrets, values }).await;
     }
     Connection::check(plan.mode)?;
     let early = EarlyEnd::new(plan.args.timeout)?;
@@ -107,22 +99,22 @@ pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitSta
 
 impl Plan {
     /// Everything that can be refused without looking at the image is refused here, before anything is touched.
-    fn new(args: Args, environment: &Environment) -> Result<Self, CliError> {
+    fn new(args: Args, environment: &Environment, handed_over: Option<Handover>) -> Result<Self, CliError> {
         if args.detach && (args.process.tty || args.process.interactive) {
             return Err(CliError::failure("--detach cannot be combined with -t/--tty or -i/--interactive"));
         }
         let resources = args.shape.resources(args.timeout, args.graceful_shutdown)?;
         let cache = environment.host()?.cache;
+        let connected = args.network.connect(handed_over)?;
+        let variables = args.process.environment()?;
+        if let Some((name, _)) = variables.iter().find(|(name, _)| connected.network.secrets.contains_key(name)) {
+            return Err(CliError::failure(format!("-e {name} would give the guest what --secret keeps from it")));
+        }
         Ok(Self {
             mode: args.process.mode(),
             resources,
-            network: Network {
-                no_network: args.no_network,
-                hostname: args.hostname.as_deref().map(parse::hostname).transpose()?.unwrap_or_default(),
-                dns_servers: args.dns_servers.clone(),
-                add_hosts: args.add_host.iter().map(|spec| parse::add_host(spec)).collect::<Result<_, _>>()?,
-            },
-            variables: args.process.environment()?,
+            connected,
+            variables,
             disks: args.disk.iter().map(|spec| parse::extra_disk(spec, &cache)).collect::<Result<_, _>>()?,
             began: std::time::Instant::now(),
             idle: Cell::new(None),
@@ -150,7 +142,7 @@ impl Plan {
             image: self.args.image.clone(),
             privileged: self.args.shape.privileged,
             resources: self.resources.clone(),
-            network: self.network.clone(),
+            network: self.connected.network.clone(),
             env: self.variables.iter().cloned().collect(),
             extra_disks: self.disks.clone(),
             image_config: config,
@@ -186,7 +178,8 @@ impl Plan {
                 return Err(CliError::failure("command required (or use --rm=false to start without a command)"));
             }
             let spec = self.spec(image.config.clone());
-            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), prepared };
+            let egress = self.connected.egress.clone();
+            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), prepared, egress };
             let sandbox = Sandbox::launch(&host, launch, &timeline).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };

@@ -10,6 +10,7 @@ use matchlock_sandbox::{
 
 use super::{
     detach::{self, Announcement},
+    handover::Handover,
     image,
     shape::ShapeArgs,
     template,
@@ -54,7 +55,7 @@ pub(crate) async fn warm(args: Args, environment: &Environment) -> Result<ExitSt
     }
     let resources = args.shape.resources(0, Duration::ZERO)?;
     if args.detach && announcement.is_none() {
-        return match detach::work_in_background().await? {
+        return match detach::work_in_background(&Handover::default()).await? {
             Ok(background) => match output::line(&background.said) {
                 Ok(()) => Ok(ExitStatus::SUCCESS),
                 // What nobody could be told of is not kept.

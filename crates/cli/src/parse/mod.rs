@@ -5,6 +5,7 @@ mod duration;
 mod environment;
 mod hosts;
 mod number;
+mod secret;
 mod toggle;
 
 pub(crate) use disk::extra_disk;
@@ -12,4 +13,5 @@ pub(crate) use duration::duration;
 pub(crate) use environment::environment;
 pub(crate) use hosts::{add_host, hostname};
 pub(crate) use number::{processors, whole};
+pub(crate) use secret::{GivenSecret, SecretWord, Source, secret_file};
 pub(crate) use toggle::Toggle;

@@ -31,7 +31,7 @@ pub const SCRUBBED_FROM: usize = 6;
 /// What a placeholder begins with that was not chosen by the user; 32 hexadecimal digits follow.
 pub const PLACEHOLDER_PREFIX: &str = "SANDBOX_SECRET_";
 
-/// What the guest must not know. Cannot be printed.
+/// What the guest must not know. Printed, it does not say what it is.
 #[derive(Clone)]
 pub struct Value(Arc<Zeroizing<Vec<u8>>>);
 
@@ -53,6 +53,13 @@ pub struct Options {
     pub body: bool,
     /// Also where the network can read it: HTTP without TLS.
     pub without_tls: bool,
+}
+
+/// Its value is not for anybody's eyes.
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
 }
 
 /// All secrets of a sandbox.
@@ -94,6 +101,12 @@ impl Value {
 
     fn bytes(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::clone(&self.0)
+    }
+
+    /// The value itself: for whoever hands it over to another process of ours, and for nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -174,7 +187,11 @@ impl Secrets {
     }
 }
 
-fn random_placeholder() -> Result<String, SecretError> {
+/// A placeholder that nobody else has.
+///
+/// # Errors
+/// If the system has no random bytes.
+pub fn random_placeholder() -> Result<String, SecretError> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|_| SecretError::Random)?;
     Ok(format!("{PLACEHOLDER_PREFIX}{:032x}", u128::from_be_bytes(random)))

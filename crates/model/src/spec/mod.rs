@@ -2,16 +2,18 @@
 //!
 //! Its JSON form is the `config` object of `matchlock get` and of the `vms.config_json` column.
 
+mod network;
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
+pub use self::network::{AddHost, Network, NetworkMode, SecretSpec};
 use crate::SandboxId;
 
 /// A sandbox as it was asked for.
@@ -54,32 +56,6 @@ pub struct Resources {
     /// Milliseconds that its processes get between `SIGTERM` and `SIGKILL` at the end.
     #[serde(default)]
     pub graceful_shutdown_ms: u64,
-}
-
-/// Names and resolvers inside the guest, and whether it has a network at all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// The guest has loopback only.
-    #[serde(default)]
-    pub no_network: bool,
-    /// The guest's host name; the sandbox's id where none was given.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub hostname: String,
-    /// Addresses for the guest's `/etc/resolv.conf`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dns_servers: Vec<IpAddr>,
-    /// Additional lines for the guest's `/etc/hosts`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub add_hosts: Vec<AddHost>,
-}
-
-/// One `--add-host` line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddHost {
-    /// The name.
-    pub host: String,
-    /// The address it stands for.
-    pub ip: IpAddr,
 }
 
 /// One `--disk`: an ext4 image of the user's, mounted in the guest.

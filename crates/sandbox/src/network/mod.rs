@@ -1,0 +1,16 @@
+//! How a sandbox is connected: from its specification to what its gateway goes by.
+//!
+//! Called by the program's verbs, which have an [`Egress`] made before anything is touched, and by the supervisor. Values of
+//! secrets are in the [`Egress`] and nowhere else: no record, no message to another program and no log has them.
+
+mod egress;
+mod environment;
+mod memory;
+
+pub use matchlock_net::secret::{SecretError, Value as SecretValue, random_placeholder};
+
+pub use self::{
+    egress::{Egress, NetworkError, SecretValues},
+    environment::{CA_FILE, variables},
+    memory::keep_memory_private,
+};
