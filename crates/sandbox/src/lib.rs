@@ -8,6 +8,7 @@ pub mod bench;
 mod bring_up;
 mod cable;
 pub mod client;
+pub mod control;
 mod disks;
 pub mod exec;
 pub mod follow;

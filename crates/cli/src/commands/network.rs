@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How a sandbox is connected.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
     /// Seal the network, and allow this host: a name, *.NAME, an address or a range; :PORT, :FROM-TO or :* says which ports
@@ -96,6 +96,11 @@ impl NetworkArgs {
         };
         let egress = Egress::of(&network, &values).map_err(CliError::plain)?;
         Ok(Connected { network, values, egress })
+    }
+
+    /// Whether none of them was typed.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 
     fn refuse_without_network(&self) -> Result<(), CliError> {

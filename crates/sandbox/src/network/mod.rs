@@ -5,12 +5,14 @@
 
 mod egress;
 mod environment;
+mod explain;
 mod memory;
 
-pub use matchlock_net::secret::{SecretError, Value as SecretValue, random_placeholder};
+pub use matchlock_net::secret::{MAX_LENGTH as MAX_SECRET, SecretError, Value as SecretValue, random_placeholder};
 
 pub use self::{
     egress::{Egress, NetworkError, SecretValues},
     environment::{CA_FILE, variables},
+    explain::explain,
     memory::keep_memory_private,
 };
