@@ -33,7 +33,7 @@ use crate::{
     host::{GuestFiles, PrepareError},
     link::LinkError,
     log::VmLog,
-    network::Egress,
+    network::{Egress, Listener},
     prepared::Prepared,
     relay,
     sandbox::{Guest, Sandbox},
@@ -56,6 +56,8 @@ pub struct Launch {
     pub prepared: Prepared,
     /// What its gateway goes by; `None` for no network.
     pub egress: Option<Egress>,
+    /// Who hears of what it does on the network.
+    pub listener: Option<Listener>,
 }
 
 /// What stays of a sandbox when it has ended.
@@ -103,7 +105,7 @@ impl Sandbox {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
-        let Launch { mut spec, image, keep, prepared, egress: _ } = launch;
+        let Launch { mut spec, image, keep, prepared, egress: _, listener: _ } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
         let mut hold = Hold::register(host, &mut spec, disks)?;
         timeline.mark("sandbox recorded");

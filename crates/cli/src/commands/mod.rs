@@ -18,6 +18,7 @@ pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod network;
+pub(crate) mod network_log;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod prune;
@@ -29,6 +30,7 @@ pub(crate) mod shape;
 pub(crate) mod template;
 pub(crate) mod version;
 pub(crate) mod warm;
+pub(crate) mod watching;
 
 use matchlock_model::ExitStatus;
 

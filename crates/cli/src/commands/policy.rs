@@ -51,7 +51,7 @@ pub(crate) async fn policy(verb: Verb, environment: &Environment) -> Result<Exit
 }
 
 async fn with_flags(network: &NetworkArgs, url: &str) -> Result<Answer, CliError> {
-    let Some(egress) = network.connect(None)?.egress else {
+    let Some(egress) = network.connect(None, false)?.egress else {
         let lines = vec!["answer       denied: there is no network".to_owned()];
         return Ok(Answer::Explained { allowed: false, lines });
     };

@@ -3,16 +3,24 @@
 //! Called by the program's verbs, which have an [`Egress`] made before anything is touched, and by the supervisor. Values of
 //! secrets are in the [`Egress`] and nowhere else: no record, no message to another program and no log has them.
 
+mod denials;
 mod egress;
 mod environment;
+#[cfg(test)]
+mod events;
 mod explain;
+mod learned;
+mod log;
 mod memory;
 
 pub use matchlock_net::secret::{MAX_LENGTH as MAX_SECRET, SecretError, Value as SecretValue, random_placeholder};
 
 pub use self::{
+    denials::{Denials, MAX_TOLD},
     egress::{Egress, NetworkError, SecretValues},
     environment::{CA_FILE, variables},
     explain::explain,
+    learned::{Learned, Lesson, MAX_LEARNED},
+    log::{Listener, NetworkLog},
     memory::keep_memory_private,
 };
