@@ -1,6 +1,6 @@
 //! Mistakes at the command line: each is one clear line on standard error and the right exit code, without a sandbox.
 
-use std::{ffi::OsStr, fmt::Write, fs, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, fmt::Write, fs, os::unix::{ffi::OsStrExt, fs::PermissionsExt}};
 
 use anyhow::{Context, Result};
 use matchlock_testkit::Home;
@@ -114,7 +114,6 @@ fn wrong_values_of_run() -> Result<()> {
         ("--disk-size", &["0", "-5"]),
         ("--timeout", &["soon", "-1"]),
         ("--graceful-shutdown", &["5", "2h"]),
-        ("--no-network", &["false"]),
     ];
     let line = |flag: &str, value: &str| {
         let image = (flag != "--image").then(|| "--image=x".to_owned());
@@ -159,8 +158,85 @@ fn wrong_values_of_run() -> Result<()> {
     1 invalid argument "-1" for "--timeout": use a whole number of seconds, such as 600 (see --help)
     1 invalid argument "5" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
     1 invalid argument "2h" for "--graceful-shutdown": use a duration such as 500ms, 5s or 1m30s, at most 1h (see --help)
-    1 --no-network=false: sandboxes have no network yet
     "#);
+    Ok(())
+}
+
+#[test]
+fn wrong_networks() -> Result<()> {
+    let home = Home::new()?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = home.path().join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(path.display().to_string())
+    };
+    let odd = file("odd", r#"{"KEY": {"value": "hunter2", "host": "x.com"}}"#)?;
+    let key = file("key", r#"{"KEY": {"value": "hunter2", "hosts": ["x.com"]}}"#)?;
+    let lines: &[&[&str]] = &[
+        &["--no-network", "--allow-host", "x.com"],
+        &["--no-network", "--secret", "KEY=hunter2@x.com"],
+        &["--no-network", "--network-intercept"],
+        &["--no-network", "--tls-passthrough", "x.com"],
+        &["--allow-host", ""],
+        &["--allow-host", "x.com,https://y.com"],
+        &["--allow-host", "x.com:0"],
+        &["--allow-host", "x.com", "--allow-private-host", "10.0.0.5:80"],
+        &["--tls-passthrough", "x.com"],
+        &["--mtu", "0"],
+        &["--mtu", "70000"],
+        &["--mtu", "wide"],
+        &["--secret", "KEY=hunter2"],
+        &["--secret", "hunter2"],
+        &["--secret", "KEY=hunter2@"],
+        &["--secret", "UNSET@x.com"],
+        &["--secret", "KEY=hunter2@x.com:8443"],
+        &["--secret", "KEY=hunter2@10.0.0.5"],
+        &["--secret", "KEY=hunter2@x.com", "--secret-file", &key],
+        &["--secret", "KEY=hunter2@x.com", "--secret-placeholder", "KEY"],
+        &["--secret", "KEY=hunter2@x.com", "--secret-placeholder", "KEY=short"],
+        &["--secret", "KEY=hunter2@x.com", "--secret-in-body", "OTHER"],
+        &["--secret", "KEY=hunter2@x.com", "--tls-passthrough", "*.com"],
+        &["--secret", "KEY=hunter2@x.com", "-e", "KEY=hunter2"],
+        &["--secret-file", "/none"],
+        &["--secret-file", &odd],
+        &["--learn", "--allow-host", "x.com"],
+        &["--learn", "-d"],
+    ];
+    let lines: Vec<_> = lines.iter().map(|flags| [&["run", "--image", "x"], *flags, &["--", "true"]].concat()).collect();
+    let told = mistakes(&home, &lines)?;
+    assert!(!told.contains("hunter2"), "{told}");
+    insta::assert_snapshot!(told, @"");
+    let told = mistakes(
+        &home,
+        &[
+            &["allow-list", "add", "vm-00000000"][..],
+            &["allow-list", "add", "vm-00000000", " , "],
+            &["allow-list", "delete", "vm-00000000", "x.com"],
+            &["secret", "set", "vm-00000000"],
+            &["secret", "set", "vm-00000000", "KEY", "--from-env", "UNSET"],
+            &["policy", "explain"],
+            &["policy", "explain", "vm-00000000", "x.com"],
+            &["policy", "explain", "--allow-host", "x.com", "vm-00000000", "x.com"],
+            &["policy", "explain", "gopher://x.com/"],
+            &["log", "--json", "vm-00000000"],
+            &["log", "--network", "vm-00000000"],
+        ],
+    )?;
+    insta::assert_snapshot!(told, @"");
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_explained_without_a_sandbox() -> Result<()> {
+    let home = Home::new()?;
+    let explain = |words: &[&str]| home.matchlock([&["policy", "explain"], words].concat()).run();
+    let allowed = explain(&["--allow-host", "192.0.2.1:22", "--allow-private-host", "192.0.2.1", "ssh://192.0.2.1"])?;
+    insta::assert_snapshot!(allowed.success()?.stdout(), @"");
+    let denied = explain(&["--secret", "KEY=hunter2@x.com", "https://y.com/"])?.exits_with(1)?;
+    insta::assert_snapshot!(denied.stdout(), @"");
+    let nothing = explain(&["--no-network", "https://y.com/"])?.exits_with(1)?;
+    assert_eq!(nothing.stdout(), "answer       denied: there is no network\n");
     Ok(())
 }
 

@@ -32,6 +32,15 @@ pub(crate) enum Command {
     Inspect(commands::inspect::Args),
     /// Show a sandbox's log: guest console, agent, output of its command
     Log(commands::log::Args),
+    /// Change the allow-list of a running sandbox
+    #[command(subcommand)]
+    AllowList(commands::allow_list::Verb),
+    /// Give a running sandbox's secret another value
+    #[command(subcommand)]
+    Secret(commands::secret::Verb),
+    /// Ask what a network would allow
+    #[command(subcommand)]
+    Policy(commands::policy::Verb),
     /// End running sandboxes
     Kill(commands::kill::Args),
     /// Remove sandboxes that do not run

@@ -87,6 +87,18 @@ impl VmLayout {
     pub fn exec_socket(&self) -> PathBuf {
         self.dir.join("exec.sock")
     }
+
+    /// The Unix socket on which the supervisor takes changes of the network.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// What the guest did on the network, one JSON object a line.
+    #[must_use]
+    pub fn network_log(&self) -> PathBuf {
+        self.dir.join("network.jsonl")
+    }
 }
 
 /// `~/.cache/matchlock`: what can be made again, and may be deleted while nothing runs; except for the named volumes in

@@ -45,14 +45,19 @@ pub enum ConnectError {
 /// [`ConnectError`] if it does not run or does not answer.
 pub async fn connect(host: &Host, sandbox: &Sandbox) -> Result<Link, ConnectError> {
     let id = &sandbox.id;
-    if !sandbox.status.may_run() {
-        return Err(ConnectError::NotRunning { id: id.clone(), status: sandbox.status });
-    }
-    let path = host.state.vm(id).exec_socket();
-    let stream = socket::connect(&path).and_then(UnixStream::from_std);
-    let stream = stream.map_err(|source| ConnectError::Socket { id: id.clone(), path, source })?;
+    let stream = reach(sandbox, host.state.vm(id).exec_socket())?;
     match tokio::time::timeout(GREETING_DEADLINE, Link::to_guest(stream)).await {
         Ok(link) => link.map_err(|source| ConnectError::Link { id: id.clone(), source }),
         Err(_) => Err(ConnectError::Silent { id: id.clone(), seconds: GREETING_DEADLINE.as_secs() }),
     }
+}
+
+/// A connection to the socket at `path` of the supervisor of `sandbox`.
+pub(crate) fn reach(sandbox: &Sandbox, path: PathBuf) -> Result<UnixStream, ConnectError> {
+    let id = sandbox.id.clone();
+    if !sandbox.status.may_run() {
+        return Err(ConnectError::NotRunning { id, status: sandbox.status });
+    }
+    let stream = socket::connect(&path).and_then(UnixStream::from_std);
+    stream.map_err(|source| ConnectError::Socket { id, path, source })
 }

@@ -43,7 +43,8 @@ impl Hold {
             spec.id = SandboxId::from_random(random()?);
             let layout = host.state.vm(&spec.id);
             // The folder itself is removed together with the row.
-            let undo = [Action::RemoveFile { path: layout.upper() }, Action::RemoveFile { path: layout.exec_socket() }];
+            let files = [layout.upper(), layout.exec_socket(), layout.control_socket()];
+            let undo = files.map(|path| Action::RemoveFile { path });
             let details = Details { backend: "qemu".to_owned(), resources: resources(&layout), ..Details::default() };
             match store.register(&Registration { spec, owner: &owner, details, undo: &undo }) {
                 Ok(()) => {
@@ -128,6 +129,10 @@ impl Drop for Hold {
 
 /// What belongs to a sandbox, as `inspect` shows it.
 fn resources(layout: &VmLayout) -> BTreeMap<String, String> {
-    let paths = [("state_dir", layout.dir().to_owned()), ("exec_socket", layout.exec_socket())];
+    let paths = [
+        ("state_dir", layout.dir().to_owned()),
+        ("exec_socket", layout.exec_socket()),
+        ("control_socket", layout.control_socket()),
+    ];
     paths.map(|(name, path)| (name.to_owned(), path.display().to_string())).into()
 }

@@ -7,6 +7,7 @@ mod ask;
 pub mod bench;
 mod bring_up;
 pub mod client;
+pub mod control;
 mod disks;
 pub mod exec;
 pub mod follow;

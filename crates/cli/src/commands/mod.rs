@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub(crate) mod allow_list;
 pub(crate) mod bench;
 pub(crate) mod completion;
 pub(crate) mod detach;
@@ -17,15 +18,19 @@ pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod network;
+pub(crate) mod network_log;
+pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod secret;
 pub(crate) mod shape;
 pub(crate) mod template;
 pub(crate) mod version;
 pub(crate) mod warm;
+pub(crate) mod watching;
 
 use matchlock_model::ExitStatus;
 
@@ -40,6 +45,9 @@ pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Res
         Command::Get(args) => get::get(&args, environment),
         Command::Inspect(args) => inspect::inspect(&args, environment),
         Command::Log(args) => log::log(args, environment).await,
+        Command::AllowList(verb) => allow_list::allow_list(verb, environment).await,
+        Command::Secret(verb) => secret::secret(verb, environment).await,
+        Command::Policy(verb) => policy::policy(verb, environment).await,
         Command::Kill(args) => kill::kill(&args, environment),
         Command::Rm(args) => rm::rm(&args, environment),
         Command::Prune => prune::prune(environment),

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How a sandbox is connected.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
     /// Seal the network, and allow this host: a name, *.NAME, an address or a range; :PORT, :FROM-TO or :* says which ports
@@ -74,10 +74,14 @@ pub(crate) struct Connected {
 
 impl NetworkArgs {
     /// Check everything, and take the secrets out of where others could see them. Those that another process of ours has taken
-    /// already are `handed_over`.
-    pub(crate) fn connect(&self, handed_over: Option<Handover>) -> Result<Connected, CliError> {
+    /// already are `handed_over`. With `learns`, all that is public is allowed: an open network, or, as secrets are put in only
+    /// where the gateway looks, one whose allow-list has everything.
+    pub(crate) fn connect(&self, handed_over: Option<Handover>, learns: bool) -> Result<Connected, CliError> {
         let mtu = self.mtu.map(mtu).transpose()?;
         self.refuse_without_network()?;
+        if learns {
+            self.refuse_to_learn()?;
+        }
         let Handover { secrets, values } = match handed_over {
             Some(handover) => handover,
             None => self.secrets()?,
@@ -87,7 +91,7 @@ impl NetworkArgs {
             hostname: self.hostname.as_deref().map(parse::hostname).transpose()?.unwrap_or_default(),
             dns_servers: self.dns_servers.clone(),
             add_hosts: self.add_host.iter().map(|spec| parse::add_host(spec)).collect::<Result<_, _>>()?,
-            allowed_hosts: self.allow_host.clone(),
+            allowed_hosts: if learns && !secrets.is_empty() { vec!["*".to_owned()] } else { self.allow_host.clone() },
             allowed_private_hosts: self.allow_private_host.clone(),
             tls_passthrough: self.tls_passthrough.clone(),
             intercept: self.network_intercept,
@@ -96,6 +100,11 @@ impl NetworkArgs {
         };
         let egress = Egress::of(&network, &values).map_err(CliError::plain)?;
         Ok(Connected { network, values, egress })
+    }
+
+    /// Whether none of them was typed.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 
     fn refuse_without_network(&self) -> Result<(), CliError> {
@@ -109,6 +118,21 @@ impl NetworkArgs {
         ];
         match others.into_iter().find(|(_, given)| *given && self.no_network) {
             Some((flag, _)) => Err(CliError::failure(format!("--no-network cannot be combined with {flag}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse_to_learn(&self) -> Result<(), CliError> {
+        let others = [
+            ("--allow-host", !self.allow_host.is_empty()),
+            ("--network-intercept", self.network_intercept),
+            ("--no-network", self.no_network),
+        ];
+        match others.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                let message = format!("--learn cannot be combined with {flag}: it finds out what to allow");
+                Err(CliError::failure(message))
+            }
             None => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use super::{
     network::{Connected, NetworkArgs},
     process::{self, ProcessArgs},
     shape::ShapeArgs,
+    watching::Watching,
 };
 use crate::{
     env::Environment,
@@ -65,6 +66,9 @@ pub(crate) struct Args {
     detach: bool,
     #[command(flatten)]
     network: NetworkArgs,
+    /// Allow everything public, and say at the end which --allow-host would have been enough
+    #[arg(long, toggle = false)]
+    learn: bool,
     /// The command and its arguments (default: the image's)
     command: Vec<OsString>,
 }
@@ -105,7 +109,10 @@ impl Plan {
         }
         let resources = args.shape.resources(args.timeout, args.graceful_shutdown)?;
         let cache = environment.host()?.cache;
-        let connected = args.network.connect(handed_over)?;
+        if args.detach && args.learn {
+            return Err(CliError::failure("--learn cannot be combined with --detach: nobody would see what it says"));
+        }
+        let connected = args.network.connect(handed_over, args.learn)?;
         let variables = args.process.environment()?;
         if let Some((name, _)) = variables.iter().find(|(name, _)| connected.network.secrets.contains_key(name)) {
             return Err(CliError::failure(format!("-e {name} would give the guest what --secret keeps from it")));
@@ -158,6 +165,8 @@ impl Plan {
     ) -> Result<ExitStatus, CliError> {
         let host = environment.host()?;
         let timeline = Timeline::new(self.began, self.args.timings);
+        // In a terminal that is the program's own, a line of ours would be among what it shows.
+        let watching = Watching::new(self.mode != Mode::Terminal && announcement.is_none(), self.args.learn);
         timeline.mark("arguments read");
         let prepared = async {
             // Neither waits for the other: converting an image takes time, and so does making a template.
@@ -179,7 +188,14 @@ impl Plan {
             }
             let spec = self.spec(image.config.clone());
             let egress = self.connected.egress.clone();
-            let launch = Launch { spec, image: image.rootfs.file, keep: self.keep(), prepared, egress };
+            let launch = Launch {
+                spec,
+                image: image.rootfs.file,
+                keep: self.keep(),
+                prepared,
+                egress,
+                listener: watching.listener(),
+            };
             let sandbox = Sandbox::launch(&host, launch, &timeline).await.map_err(CliError::during("start sandbox"))?;
             Ok((sandbox, command))
         };
@@ -218,6 +234,7 @@ impl Plan {
         }
         let closed = sandbox.leave().map_err(|error| (ExitStatus::Failure, error));
         timeline.mark("sandbox closed");
+        watching.finish().await;
         if self.args.timings {
             output::note(timeline.table().trim_end_matches('\n'));
         }

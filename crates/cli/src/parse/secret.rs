@@ -25,7 +25,7 @@ const SHAPE: &str =
     r#"{"NAME": {"value": "…", "hosts": ["api.example.com"], "placeholder"?, "body"?, "without_tls"?}}"#;
 
 /// A word of `--secret`. It may have a value in it, so it is neither shown nor left in memory.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct SecretWord(Zeroizing<String>);
 
 /// A secret as it was given. Its placeholder is empty where none was chosen.

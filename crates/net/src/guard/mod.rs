@@ -24,6 +24,7 @@
 //! A rule with an *address* allows that machine, whatever names it has: such connections are spliced. An open network splices
 //! everything.
 
+mod addresses;
 mod host;
 mod resolve;
 

@@ -4,7 +4,7 @@ use std::{io, time::Instant};
 
 use super::{Guard, lock};
 use crate::{
-    dns::{Reply, Transport, Upstream, Verdict, judge},
+    dns::{Pending, Reply, Transport, Upstream, Verdict, judge},
     gateway::{Answer, End, Heard, Query, Question, Resolve, Resolver},
     policy::Decision,
 };
@@ -23,6 +23,15 @@ impl Guard {
             Verdict::Answer(reply) => return Ok(Some(self.hand_out(reply, None))),
             Verdict::Ask(pending) => pending,
         };
+        let asked = self.ask(&pending).await;
+        Ok(Some(match asked {
+            Ok(reply) => self.hand_out(reply, None),
+            Err(e) => self.hand_out(pending.failure(), Some(e)),
+        }))
+    }
+
+    /// Put a question to the host's resolvers.
+    pub(super) async fn ask(&self, pending: &Pending) -> io::Result<Reply> {
         // Whose answer it is shows in it; by which policy it is judged, when it is there.
         let hear = |message: &[u8]| match pending.answer(&self.policy(), message) {
             Upstream::Unrelated => Heard::Nothing,
@@ -31,11 +40,7 @@ impl Guard {
             Upstream::Done(reply) => Heard::Answer(reply),
         };
         // How the guest asked says how much it takes, not how much there is.
-        let asked = self.0.upstream.ask(&pending.query(), Transport::Udp, hear).await;
-        Ok(Some(match asked {
-            Ok(reply) => self.hand_out(reply, None),
-            Err(e) => self.hand_out(pending.failure(), Some(e)),
-        }))
+        self.0.upstream.ask(&pending.query(), Transport::Udp, hear).await
     }
 
     /// Remember what the guest is going to be told, and then tell it.

@@ -86,7 +86,7 @@ fn told(decision: &Decision) -> String {
 }
 
 /// Scheme, user, path, query and fragment are cut off as RFC 3986, section 3 has them.
-fn destination(text: &str) -> Result<(Host, u16), ExplainError> {
+pub(crate) fn destination(text: &str) -> Result<(Host, u16), ExplainError> {
     let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();

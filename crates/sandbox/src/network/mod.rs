@@ -4,21 +4,31 @@
 //! secrets are in the [`Egress`] and nowhere else: no record, no message to another program and no log has them.
 
 mod cable;
+mod denials;
 mod egress;
 mod environment;
+#[cfg(test)]
+mod events;
+mod explain;
 mod gateway;
+mod learned;
+mod log;
 mod memory;
 
-pub use matchlock_net::secret::{SecretError, Value as SecretValue, random_placeholder};
+pub use matchlock_net::secret::{MAX_LENGTH as MAX_SECRET, SecretError, Value as SecretValue, random_placeholder};
 
 pub use self::{
     cable::HOLDER_VERB,
+    denials::{Denials, MAX_TOLD},
     egress::{Egress, NetworkError, SecretValues},
     environment::{CA_FILE, variables},
+    explain::explain,
     gateway::GatewayError,
+    learned::{Learned, Lesson, MAX_LEARNED},
+    log::{Listener, NetworkLog},
     memory::keep_memory_private,
 };
 pub(crate) use self::{
     cable::{Cabling, guests_end, lay},
-    gateway::Prospect,
+    gateway::{AtWork, Prospect},
 };

@@ -99,5 +99,22 @@ fn what_makes_no_sense() {
         },
     ];
     let told: Vec<_> = wrong.iter().map(|network| Egress::of(network, &values()).unwrap_err().to_string()).collect();
-    insta::assert_snapshot!(told.join("\n"));
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    invalid allowed host "https://x.com": a host is wanted, not a URL
+    invalid allowed host "": a host name cannot be empty
+    invalid private host "10.0.0.5:80": whom a private address is allowed to is said without a port; --allow-host says the ports
+    invalid tls-passthrough host "a b": ' ' cannot be part of a host name
+    tls-passthrough is about allowed hosts: say which are allowed
+    tls-passthrough *.x.com: secret KEY is for it, and cannot be put into TLS that is left alone
+    tls-passthrough *.x.com: secret KEY is for it, and cannot be put into TLS that is left alone
+    invalid add-host mapping: invalid add-host hostname "a/b": '/' cannot be part of a host name
+    MTU must be between 576 and 65521, got 500
+    secret KEY: no hosts
+    secret KEY: host "x y": ' ' cannot be part of a host name
+    secret KEY: host "x.com:8443": whom a secret is for is said without a port; allowed hosts say the ports
+    secret KEY: it is for names: give 10.0.0.0/8 one with add-host
+    secret "A B": its name becomes that of a variable, so it has no spaces, control characters or =
+    secret NONE: no value
+    secret KEY: a placeholder has 8 to 16384 printable ASCII characters and no spaces
+    "#);
 }

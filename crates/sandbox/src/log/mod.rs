@@ -3,11 +3,11 @@
 //! Written by the supervisor only. Everything in it is the guest's choice, so its size is not: a full file becomes
 //! `vm.log.1`, replacing the one before, and the new one says so in its first line.
 
+mod bounded;
+
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    io,
+    path::Path,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -15,23 +15,13 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+pub(crate) use self::bounded::{BoundedFile, FULL, previous};
 use crate::exec::Taker;
-
-/// Bytes after which a log file is put aside; there are at most two.
-const FULL: u64 = 32 * 1024 * 1024;
 
 /// The log of one sandbox. Clones write to the same.
 #[derive(Clone, Debug)]
 pub struct VmLog {
-    file: Arc<Mutex<LogFile>>,
-}
-
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    full: u64,
+    file: Arc<Mutex<BoundedFile>>,
 }
 
 impl VmLog {
@@ -44,16 +34,14 @@ impl VmLog {
     }
 
     fn with_bound(path: &Path, full: u64) -> io::Result<Self> {
-        let file = LogFile { path: path.to_owned(), file: open(path)?, size: 0, full };
-        Ok(Self { file: Arc::new(Mutex::new(file)) })
+        let continued =
+            |aside: &Path| format!("[matchlock] log continued; the part before is in {}\n", aside.display());
+        Ok(Self { file: Arc::new(Mutex::new(BoundedFile::create(path, full, continued)?)) })
     }
 
     /// Append. A disk that takes no more loses log lines, never the sandbox.
     pub fn append(&self, bytes: &[u8]) {
-        let mut log = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = log.append(bytes) {
-            tracing::debug!("write to {}: {error}", log.path.display());
-        }
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).append(bytes);
     }
 
     /// A writer that passes everything on to `taker`, and into this log.
@@ -61,32 +49,6 @@ impl VmLog {
     pub fn copy_of(&self, taker: Taker) -> Taker {
         Box::new(Copying { taker, log: self.clone() })
     }
-}
-
-impl LogFile {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.size + bytes.len() as u64 > self.full {
-            let aside = previous(&self.path);
-            std::fs::rename(&self.path, &aside)?;
-            self.file = open(&self.path)?;
-            let line = format!("[matchlock] log continued; the part before is in {}\n", aside.display());
-            self.file.write_all(line.as_bytes())?;
-            self.size = line.len() as u64;
-        }
-        self.file.write_all(bytes)?;
-        self.size += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-/// Where the full log before the one at `path` is put.
-#[must_use]
-pub(crate) fn previous(path: &Path) -> PathBuf {
-    path.with_extension("log.1")
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 struct Copying {

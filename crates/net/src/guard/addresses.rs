@@ -1,0 +1,61 @@
+//! The addresses that a name would be resolved to for the guest, for whoever explains: the guest is not told, so what it may
+//! connect to stays as it was.
+
+use std::{io, net::IpAddr};
+
+use super::Guard;
+use crate::{
+    dns::{RecordType, Reply, Transport, Verdict, judge},
+    policy::{Denied, ExplainError, Host, Name, destination},
+};
+
+impl Guard {
+    /// The addresses of the host in a URL or `host:port`, as [`explain`](crate::policy::explain) wants them; none if its name is
+    /// not allowed, for then nobody is asked.
+    ///
+    /// # Errors
+    /// If the text is no destination.
+    pub async fn addresses(&self, text: &str) -> Result<Vec<IpAddr>, ExplainError> {
+        Ok(match destination(text.trim())?.0 {
+            Host::Name(name) if self.policy().name(&name).is_allowed() => self.look_up(&name).await,
+            Host::Name(_) | Host::Address(_) => Vec::new(),
+        })
+    }
+
+    /// All addresses of an allowed name, those included that are kept from guests; none if nobody says.
+    async fn look_up(&self, name: &Name) -> Vec<IpAddr> {
+        let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
+        let replies = [v4, v6].into_iter().flatten();
+        let addresses = replies.flat_map(|Reply { addresses, refused, .. }| {
+            let kept = refused.into_iter().filter_map(|denied| match denied {
+                Denied::Address { address, .. } => Some(address),
+                _ => None,
+            });
+            addresses.into_iter().chain(kept).collect::<Vec<_>>()
+        });
+        addresses.collect()
+    }
+
+    async fn records(&self, name: &Name, kind: RecordType) -> io::Result<Reply> {
+        let [high, low, ..] = getrandom::u32()?.to_ne_bytes();
+        match judge(&self.policy(), &query(name, kind), Transport::Tcp, u16::from_be_bytes([high, low])) {
+            Verdict::Answer(reply) => Ok(reply),
+            Verdict::Ask(pending) => self.ask(&pending).await,
+            Verdict::Silence => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+/// A message as a guest would send it (RFC 1035, section 4.1): one question, recursion desired.
+fn query(name: &Name, kind: RecordType) -> Vec<u8> {
+    const CLASS_IN: u16 = 1;
+    let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.labels() {
+        message.extend(u8::try_from(label.len()));
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend(u16::from(kind).to_be_bytes());
+    message.extend(CLASS_IN.to_be_bytes());
+    message
+}
