@@ -32,6 +32,7 @@ use std::net::IpAddr;
 pub use change::NotIntercepting;
 pub use class::AddressClass;
 pub use decision::{Allowed, Decision, Denied, Protocol, Rule};
+pub(crate) use explain::destination;
 pub use explain::{ExplainError, explain};
 pub use host::{Host, HostError};
 pub use judge::{Destination, Vetted};

@@ -1,5 +1,7 @@
 //! What a rule changes: plain data, checked when it is made, so that carrying it out cannot fail.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 
@@ -63,6 +65,9 @@ pub enum EditError {
     /// Line ends and what is beyond ASCII.
     #[error("the value of {0} is to be of visible ASCII characters, spaces and tabs")]
     Value(String),
+    /// In different cases.
+    #[error("{0} is set twice: upper and lower case are the same")]
+    Twice(String),
     /// As a path.
     #[error(transparent)]
     Path(#[from] Unreadable),
@@ -81,6 +86,9 @@ impl HeaderEdits {
     pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), EditError> {
         let name = header(name)?;
         let value = HeaderValue::from_str(value).map_err(|_| EditError::Value(name.to_string()))?;
+        if self.set.iter().any(|(other, _)| *other == name) {
+            return Err(EditError::Twice(name.to_string()));
+        }
         self.set.push((name, value));
         Ok(())
     }
@@ -97,6 +105,15 @@ impl HeaderEdits {
         for name in &self.delete {
             headers.remove(name);
         }
+    }
+}
+
+/// What is changed, without the values.
+impl fmt::Display for HeaderEdits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = self.set.iter().map(|(name, _)| format!("sets {name}"));
+        let delete = self.delete.iter().map(|name| format!("deletes {name}"));
+        f.write_str(&set.chain(delete).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -53,7 +53,7 @@ enum Token {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PathPatternError {
     /// At its beginning.
-    #[error("a path begins with / (a host is said in `hosts`)")]
+    #[error("a pattern of paths begins with /")]
     Relative,
     /// Over [`MAX_PATTERN`].
     #[error("a pattern has at most {MAX_PATTERN} bytes")]

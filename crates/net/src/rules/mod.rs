@@ -23,6 +23,8 @@
 //! of its readings is, in upper or lower case.
 
 mod edit;
+mod explain;
+mod file;
 mod glob;
 mod path;
 mod query;
@@ -37,6 +39,8 @@ use std::sync::Arc;
 use self::rule::Rule;
 pub use self::{
     edit::EditError,
+    explain::{ExplainError, explain},
+    file::{MAX_FILE, MAX_RULE_NAME, PolicyFile, PolicyFileError, Wrong},
     glob::{MAX_PATTERN, PathPattern, PathPatternError},
     path::{MAX_PATH, Unreadable},
     request::{Blocked, Matched},

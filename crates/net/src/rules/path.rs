@@ -14,6 +14,9 @@ use thiserror::Error;
 /// Bytes of a path that rules are asked about.
 pub const MAX_PATH: usize = 8 * 1024;
 
+/// What stands in a segment as it is, besides letters and digits (RFC 3986, section 3.3).
+const PLAIN: &[u8] = b"-._~!$&'()*+,;=:@";
+
 /// A path that rules can be asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Path {
@@ -70,21 +73,27 @@ fn readings(decoded: Reading) -> Result<Vec<Reading>, Unreadable> {
         return Err(Unreadable::TooDeep);
     }
     let mut readings = vec![decoded];
-    if twice != readings[0] {
-        readings.push(twice);
-    }
+    with(&mut readings, |_| twice.clone());
     for step in [cut_query, split_slashes, drop_parameters, drop_empty] {
-        for at in 0..readings.len() {
-            let other = resolve(step(&readings[at]));
-            if !readings.contains(&other) {
-                readings.push(other);
-            }
-        }
+        with(&mut readings, step);
     }
+    // Everybody resolves what is left of dots at some time, before or after they drop empty segments.
+    let mut readings: Vec<_> = readings.into_iter().map(resolve).collect();
+    with(&mut readings, drop_empty);
     for reading in &mut readings {
         reading.pop_if(|last| last.is_empty());
     }
     Ok(readings)
+}
+
+/// These, and what they become for whoever does `step`.
+fn with(readings: &mut Vec<Reading>, step: impl Fn(&Reading) -> Reading) {
+    for at in 0..readings.len() {
+        let other = step(&readings[at]);
+        if !readings.contains(&other) {
+            readings.push(other);
+        }
+    }
 }
 
 /// Servers that decode first and look for the query then.
@@ -151,7 +160,7 @@ fn canonical_segment(raw: &str) -> Result<String, Unreadable> {
         if byte == b'\\' || byte.is_ascii_control() {
             return Err(Unreadable::Character);
         }
-        if byte.is_ascii() {
+        if byte.is_ascii_alphanumeric() || PLAIN.contains(&byte) {
             canonical.push(char::from(byte));
         } else {
             push(&mut canonical, byte);

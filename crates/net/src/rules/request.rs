@@ -39,6 +39,16 @@ pub struct Blocked {
     pub reason: String,
 }
 
+/// What rules say to a request, before anything is done about it.
+pub(super) struct Judged {
+    /// Those that it fits.
+    pub(super) rules: Vec<Arc<Rule>>,
+    /// Its path, if any rule went by it.
+    canonical: Option<String>,
+    /// Whether it may go on.
+    pub(super) verdict: Result<(), Blocked>,
+}
+
 impl Rules {
     /// May the request be sent to this host? If so, it is changed in place: its path is in canonical form if it was judged, and
     /// all edits are made. The host is the one that policy has allowed, not what `parts` say.
@@ -46,13 +56,21 @@ impl Rules {
     /// # Errors
     /// If a rule blocks it, or none of those that allow requests to this host allows this one.
     pub fn request(&self, host: &Host, port: u16, parts: &mut Parts) -> Result<Matched, Blocked> {
+        let Judged { rules, canonical, verdict } = self.judge(host, port, parts);
+        verdict?;
+        let matched = Matched::of(rules, parts)?;
+        matched.change(parts, canonical)?;
+        Ok(matched)
+    }
+
+    pub(super) fn judge(&self, host: &Host, port: u16, parts: &Parts) -> Judged {
         let concerned: Vec<_> = self.0.iter().filter(|rule| rule.concerns(host, port)).collect();
-        if concerned.is_empty() {
-            return Ok(Matched::default());
-        }
         let judged = concerned.iter().any(|rule| rule.paths.is_some());
-        let path = judged.then(|| Path::read(parts.uri.path())).transpose()?;
-        let methods = methods(parts);
+        let path = match judged.then(|| Path::read(parts.uri.path())).transpose() {
+            Ok(path) => path,
+            Err(why) => return Judged { rules: Vec::new(), canonical: None, verdict: Err(why.into()) },
+        };
+        let methods = if concerned.is_empty() { Vec::new() } else { methods(parts) };
         let asked = Asked {
             host,
             port,
@@ -60,16 +78,14 @@ impl Rules {
             paths: path.as_ref().map_or(&[], |path| &path.readings),
         };
         let rules: Vec<_> = concerned.iter().filter(|rule| rule.fits(&asked)).map(|rule| Arc::clone(rule)).collect();
-        if let Some(rule) = rules.iter().find(|rule| rule.action == Action::Block) {
-            return Err(Blocked::by(rule, "blocked by a rule"));
-        }
         let allows = |rule: &Rule| rule.action == Action::Allow;
-        if concerned.iter().any(|rule| allows(rule)) && !rules.iter().any(|rule| allows(rule)) {
-            return Err(Blocked::unmatched(host, &methods, parts.uri.path()));
-        }
-        let matched = Matched::of(rules, parts)?;
-        matched.change(parts, path.map(|path| path.canonical))?;
-        Ok(matched)
+        let unmatched = concerned.iter().any(|rule| allows(rule)) && !rules.iter().any(|rule| allows(rule));
+        let verdict = match rules.iter().find(|rule| rule.action == Action::Block) {
+            Some(rule) => Err(Blocked::by(rule, "blocked by a rule")),
+            None if unmatched => Err(Blocked::unmatched(host, &methods, parts.uri.path())),
+            None => Ok(()),
+        };
+        Judged { rules, canonical: path.map(|path| path.canonical), verdict }
     }
 }
 

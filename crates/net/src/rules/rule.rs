@@ -54,10 +54,21 @@ impl Rule {
         self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|target| target.has(host, port)))
     }
 
-    /// Whether it is about this host and port, and not just about all.
+    /// Whether it is about requests to this host and port, and not just about all hosts.
     pub(super) fn names(&self, host: &Host, port: u16) -> bool {
         let by_name = |target: &Target| *target.hosts() != HostPattern::Any && target.has(host, port);
-        self.hosts.as_ref().is_some_and(|hosts| hosts.iter().any(by_name))
+        self.looks_at_requests() && self.hosts.iter().flatten().any(by_name)
+    }
+
+    /// Whether it does more than to allow hosts.
+    pub(super) fn looks_at_requests(&self) -> bool {
+        self.action != Action::Allow || self.methods.is_some() || self.paths.is_some() || self.changes()
+    }
+
+    /// Whether it bounds or edits what goes through.
+    pub(super) fn changes(&self) -> bool {
+        let bounds = self.max_request_bytes.is_some() || self.max_response_bytes.is_some();
+        bounds || !self.request.is_empty() || !self.response.is_empty()
     }
 
     /// Whether it is about this request: surely, if it allows, and else possibly.
