@@ -6,6 +6,7 @@
 mod digest;
 mod exit;
 mod id;
+mod interception;
 mod layout;
 mod one_line;
 mod phase;
@@ -15,6 +16,7 @@ mod spec;
 pub use digest::{Digest, DigestError};
 pub use exit::ExitStatus;
 pub use id::{IdError, SandboxId};
+pub use interception::{BodyReplacement, Interception, InterceptionRule};
 pub use layout::{CacheLayout, StateLayout, VmLayout};
 pub use one_line::{one_line, printable};
 pub use phase::{Phase, PhaseError};

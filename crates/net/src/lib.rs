@@ -3,7 +3,8 @@
 //! For `sandbox`, which does not call it yet: no command gives a sandbox a network. [`policy`] decides and [`dns`] judges and makes
 //! messages; both are pure and know neither sockets nor clocks. [`namespace`] is where the guest's packets end, [`gateway`] carries
 //! what they ask for to the host's network, and asks [`guard`], which is the policy of one running sandbox, whether it may.
-//! [`intercept`] has the authority by whose certificates TLS can be looked into, [`secret`] what a guest is never to hold.
+//! [`intercept`] has the authority by whose certificates TLS can be looked into, [`rules`] what a policy says about single requests,
+//! [`secret`] what a guest is never to hold.
 
 pub mod dns;
 pub mod gateway;
@@ -11,5 +12,6 @@ pub mod guard;
 pub mod intercept;
 pub mod namespace;
 pub mod policy;
+pub mod rules;
 pub mod secret;
 mod watched;

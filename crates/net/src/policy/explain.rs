@@ -40,7 +40,7 @@ const SCHEMES: &[(&str, u16)] = &[
 /// # Errors
 /// If the text is no destination.
 pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<String>, ExplainError> {
-    let (host, port) = destination(text.trim())?;
+    let (host, port) = destination(text)?;
     let mut lines = vec![format!("destination  {host}, TCP port {port}")];
     let (name, addresses) = match &host {
         Host::Address(address) => (None, vec![*address]),
@@ -85,9 +85,10 @@ fn told(decision: &Decision) -> String {
     }
 }
 
-/// Scheme, user, path, query and fragment are cut off as RFC 3986, section 3 has them.
+/// The host and port of a URL. Scheme, user, path, query and fragment are cut off as RFC 3986, section 3 has them.
 pub(crate) fn destination(text: &str) -> Result<(Host, u16), ExplainError> {
-    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let (scheme, rest) =
+        text.trim().split_once("://").map_or((None, text.trim()), |(scheme, rest)| (Some(scheme), rest));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     let (host, port) = Host::with_port(host)?;

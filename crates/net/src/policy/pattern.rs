@@ -87,6 +87,15 @@ impl HostPattern {
             Self::Name(_) | Self::Names(_) => false,
         }
     }
+
+    /// Whether it means this host.
+    #[must_use]
+    pub fn has(&self, host: &Host) -> bool {
+        match host {
+            Host::Name(name) => self.has_name(name),
+            Host::Address(address) => self.has_address(*address),
+        }
+    }
 }
 
 impl FromStr for HostPattern {

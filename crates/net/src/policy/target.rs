@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use thiserror::Error;
 
-use super::{HostError, HostPattern, Name, PatternError, host::parse_port};
+use super::{Host, HostError, HostPattern, Name, PatternError, host::parse_port};
 
 /// The ports that a name without a port means: HTTP and HTTPS.
 pub const WEB_PORTS: [u16; 2] = [80, 443];
@@ -54,6 +54,18 @@ impl Target {
     #[must_use]
     pub fn hosts(&self) -> &HostPattern {
         &self.hosts
+    }
+
+    /// All ports of these hosts.
+    #[must_use]
+    pub fn any_port(hosts: HostPattern) -> Self {
+        Self { hosts, ports: Ports::Any }
+    }
+
+    /// Whether it means this host with this port.
+    #[must_use]
+    pub fn has(&self, host: &Host, port: u16) -> bool {
+        self.has_port(port) && self.hosts.has(host)
     }
 
     /// Whether this port is among those of its hosts.
