@@ -1,6 +1,11 @@
 //! Mistakes at the command line: each is one clear line on standard error and the right exit code, without a sandbox.
 
-use std::{ffi::OsStr, fmt::Write, fs, os::unix::{ffi::OsStrExt, fs::PermissionsExt}};
+use std::{
+    ffi::OsStr,
+    fmt::Write,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+};
 
 use anyhow::{Context, Result};
 use matchlock_testkit::Home;
@@ -203,7 +208,8 @@ fn wrong_networks() -> Result<()> {
         &["--learn", "--allow-host", "x.com"],
         &["--learn", "-d"],
     ];
-    let lines: Vec<_> = lines.iter().map(|flags| [&["run", "--image", "x"], *flags, &["--", "true"]].concat()).collect();
+    let lines: Vec<_> =
+        lines.iter().map(|flags| [&["run", "--image", "x"], *flags, &["--", "true"]].concat()).collect();
     let told = mistakes(&home, &lines)?;
     assert!(!told.contains("hunter2"), "{told}");
     insta::assert_snapshot!(told, @"");

@@ -30,7 +30,7 @@ use crate::{
     host::{GuestFiles, PrepareError},
     link::LinkError,
     log::VmLog,
-    network::{Cabling, Egress, GatewayError, Prospect, guests_end},
+    network::{Cabling, Egress, GatewayError, Listener, NetworkLog, Prospect, guests_end},
     prepared::Prepared,
     relay,
     sandbox::{Guest, Sandbox},
@@ -53,6 +53,8 @@ pub struct Launch {
     pub prepared: Prepared,
     /// What its gateway goes by; `None` for no network.
     pub egress: Option<Egress>,
+    /// Who hears of what it does on the network.
+    pub listener: Option<Listener>,
 }
 
 /// What stays of a sandbox when it has ended.
@@ -100,11 +102,11 @@ impl Sandbox {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub async fn launch(host: &Host, launch: Launch, timeline: &Timeline) -> Result<Self, LaunchError> {
-        let Launch { mut spec, image, keep, prepared, egress } = launch;
+        let Launch { mut spec, image, keep, prepared, egress, listener } = launch;
         let disks = DiskLocks::take(&spec.extra_disks)?;
         let mut hold = Hold::register(host, &mut spec, disks)?;
         timeline.mark("sandbox recorded");
-        match assemble(host, &mut hold, spec, (image, prepared, egress), timeline).await {
+        match assemble(host, &mut hold, spec, (image, prepared), (egress, listener), timeline).await {
             Ok(guest) => {
                 hold.keep = keep;
                 Ok(Self { guest, hold })
@@ -121,7 +123,8 @@ async fn assemble(
     host: &Host,
     hold: &mut Hold,
     spec: SandboxSpec,
-    (image, Prepared { files, template }, egress): (Arc<File>, Prepared, Option<Egress>),
+    (image, Prepared { files, template }): (Arc<File>, Prepared),
+    (egress, listener): (Option<Egress>, Option<Listener>),
     timeline: &Timeline,
 ) -> Result<Guest, LaunchError> {
     let layout = host.state.vm(&spec.id);
@@ -168,8 +171,13 @@ async fn assemble(
     remove_layer(&layout)?;
     timeline.mark("guest ready");
     hold.machine = Some(running);
-    let gateway = match (cabling, network) {
-        (Some(cabling), Some(network)) => Some(network.serve(cabling).await?),
+    let network = match (network, cabling) {
+        (Some(network), Some(cabling)) => {
+            let events = NetworkLog::create(&layout.network_log());
+            let events = events.map_err(|source| LaunchError::Io { what: "make the log of the network", source })?;
+            let events = events.sink(log.clone(), listener);
+            Some(network.serve(cabling, events, &layout.control_socket()).await?)
+        }
         _ => None,
     };
     timeline.mark("network ready");
@@ -178,7 +186,7 @@ async fn assemble(
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
     timeline.mark("sandbox ready");
-    Ok(Guest { spec, link, log, notices, _gateway: gateway, _pool: pool, _relay: relay })
+    Ok(Guest { spec, link, log, notices, _network: network, _pool: pool, _relay: relay })
 }
 
 /// A guest that waits to become such a sandbox. None has disks of a user's, and all have a root that is mounted.

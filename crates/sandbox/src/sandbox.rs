@@ -12,7 +12,6 @@
 use std::{sync::Arc, time::Duration};
 
 use matchlock_model::{ExitStatus, SandboxId, SandboxSpec, one_line};
-use matchlock_net::gateway::Gateway;
 use matchlock_store::StoreError;
 use matchlock_vmm::{LAST_WORDS, ProcessEnd};
 use matchlock_wire::{Exec, Request};
@@ -26,6 +25,7 @@ use crate::{
     launch::Keep,
     link::{Link, LinkError},
     log::VmLog,
+    network::AtWork,
     relay::Relay,
 };
 
@@ -61,7 +61,7 @@ pub(crate) struct Guest {
     /// What the user should know about how it runs.
     pub(crate) notices: Vec<String>,
     /// Carries its network traffic, if it has any.
-    pub(crate) _gateway: Option<Gateway>,
+    pub(crate) _network: Option<AtWork>,
     /// Whoever had kept it ready waits until this is closed, or for a moment: see [`crate::warm`].
     pub(crate) _pool: Option<UnixStream>,
     pub(crate) _relay: Relay,

@@ -2,19 +2,22 @@
 //!
 //! Called by `launch`. Invariant: nothing is carried that the [`Guard`] of this sandbox has not allowed.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use matchlock_model::Network;
 use matchlock_net::{
-    gateway::{Event, Gateway, Settings},
+    gateway::{Event, Gateway, Inspector, Settings},
     guard::Guard,
-    intercept::{Authority, AuthorityError},
+    intercept::{self, Authority, AuthorityError, Interceptor},
     namespace::{self, Addressing, Plan, host_has_ipv6},
     policy::Mode,
+    secret::Current,
 };
+use rustls::RootCertStore;
 use thiserror::Error;
 
 use super::{Egress, cable::Cabling};
+use crate::control::{self, Control, Service};
 
 /// What the authority is called in the certificates that people look at.
 const AUTHORITY: &str = "Matchlock sandbox";
@@ -32,13 +35,18 @@ pub enum GatewayError {
     OwnAddresses(#[source] std::io::Error),
     #[error("make the sandbox's certificate authority")]
     Authority(#[from] AuthorityError),
+    #[error("set up TLS")]
+    Tls(#[from] rustls::Error),
     #[error("start the gateway")]
     Start(#[source] std::io::Error),
+    #[error("listen on control.sock")]
+    Control(#[source] std::io::Error),
 }
 
 /// What is to be carried, before there is anything to carry it.
 pub(crate) struct Prospect {
     guard: Guard,
+    secrets: Current,
     addressing: Addressing,
     authority: Option<Authority>,
 }
@@ -49,6 +57,7 @@ impl Prospect {
         let intercepts = egress.policy.mode == Mode::Intercept;
         Ok(Self {
             guard: egress.guard().map_err(GatewayError::OwnAddresses)?,
+            secrets: Current::new(egress.secrets.clone()),
             addressing: Addressing { mtu: network.mtu(), ..Addressing::default() },
             authority: intercepts.then(|| Authority::new(AUTHORITY)).transpose()?,
         })
@@ -68,19 +77,51 @@ impl Prospect {
         self.authority.as_ref().map(told)
     }
 
-    /// Carry what comes, until the gateway is dropped.
-    pub(crate) async fn serve(self, cabling: Cabling) -> Result<Gateway, GatewayError> {
+    /// Carry what comes, and be there for changes, until the outcome is dropped. `events` hears of all of it.
+    pub(crate) async fn serve(
+        self,
+        cabling: Cabling,
+        events: Arc<dyn Fn(Event) + Send + Sync>,
+        control_socket: &Path,
+    ) -> Result<AtWork, GatewayError> {
+        let Self { guard, secrets, addressing, authority } = self;
         let (doors, holder) = cabling.done().await?;
-        let guard = self.guard.clone();
-        let settings = Settings {
-            decide: Arc::new(move |protocol, destination| guard.decide(protocol, destination)),
-            inspector: None,
-            resolver: Arc::new(self.guard),
-            events: Arc::new(|event: Event| tracing::debug!("{event:?}")),
-            addressing: self.addressing,
+        let inspector = |authority| -> Result<Arc<dyn Inspector>, GatewayError> {
+            let (guard, secrets, events) = (guard.clone(), secrets.clone(), Arc::clone(&events));
+            let roots = Arc::new(roots());
+            Ok(Arc::new(Interceptor::new(intercept::Settings { guard, secrets, authority, roots, events })?))
         };
-        Gateway::start(doors, holder, settings).map_err(GatewayError::Start)
+        let judge = guard.clone();
+        let settings = Settings {
+            decide: Arc::new(move |protocol, destination| judge.decide(protocol, destination)),
+            inspector: authority.map(|authority| inspector(Arc::new(authority))).transpose()?,
+            resolver: Arc::new(guard.clone()),
+            events,
+            addressing,
+        };
+        let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
+        let rotate = Box::new(move |name: &str, value| secrets.rotate(name, value));
+        let control = control::serve(control_socket, Control { guard: Some(guard), rotate });
+        Ok(AtWork { _gateway: gateway, _control: control.map_err(GatewayError::Control)? })
     }
+}
+
+/// A network at work. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AtWork {
+    _gateway: Gateway,
+    _control: Service,
+}
+
+/// Whom this host trusts to sign for servers. One that has no such list trusts nobody, and every connection says so.
+fn roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!("this host's certificates: {error}");
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    roots
 }
 
 #[cfg(test)]
