@@ -1,11 +1,11 @@
-//! What happened, one record for each connection, flow, query and echo, told when it is over.
+//! What happened, one record for each connection, flow, query, echo and request, told when it is over.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use super::{ClientAddr, OrigDst, Transport};
 use crate::{
     dns::{RecordType, Reply, ResponseCode},
-    policy::{Allowed, Denied, Name},
+    policy::{Allowed, Denied, Host, Name},
 };
 
 /// One of them.
@@ -36,6 +36,31 @@ pub enum What {
     Query(Transport, Option<Question>),
     /// An ICMP echo request.
     Echo,
+    /// A request over HTTP, on a connection that was looked into and has an event of its own.
+    Request(Box<Request>),
+}
+
+/// A request and its response. Never the query, and no value of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// As the guest wrote it.
+    pub method: String,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// Whom it is for; `None` if it does not say so in a way that can be understood.
+    pub host: Option<Host>,
+    /// The port that the guest has connected to.
+    pub port: u16,
+    /// Without the query, and not all of one that is very long.
+    pub path: String,
+    /// The response's, the gateway's own included; `None` if there was none.
+    pub status: Option<u16>,
+    /// Of the bodies.
+    pub moved: Moved,
+    /// Names of the secrets that were put in.
+    pub secrets: Vec<String>,
+    /// Names of the rules that it matched.
+    pub rules: Vec<String>,
 }
 
 /// A question and its answer.
@@ -77,8 +102,10 @@ pub struct Moved {
 pub enum End {
     /// As its ends wanted it: closed, answered, or idle.
     Done,
-    /// It was not allowed, and nothing left the host.
+    /// Policy does not allow it, and nothing left the host.
     Denied(Denied),
+    /// It was stopped for something else than whom it is for, in words.
+    Blocked(String),
     /// The other end could not be reached, did not answer, or broke off.
     Failed(String),
 }
@@ -88,6 +115,7 @@ impl fmt::Display for End {
         match self {
             Self::Done => f.write_str("done"),
             Self::Denied(denial) => write!(f, "denied: {denial}"),
+            Self::Blocked(why) => write!(f, "blocked: {why}"),
             Self::Failed(why) => write!(f, "failed: {why}"),
         }
     }

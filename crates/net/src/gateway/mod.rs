@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 pub use self::{
     address::{ClientAddr, OrigDst},
-    event::{End, Event, Moved, Question, What},
+    event::{End, Event, Moved, Question, Request, What},
     forward::{Answer, Forwarder, Heard, Query, Resolve, Resolver, Servers},
     way::{Grant, Inspected, Inspection, Inspector, Way},
 };

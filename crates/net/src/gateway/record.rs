@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
-use super::{End, Event, Question, Transport, What};
+use super::{End, Event, Question, Request, Transport, What};
 use crate::policy::Denied;
 
 #[derive(Serialize)]
@@ -30,10 +30,39 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    blocked: Option<&'a str>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    request: Option<Requested<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     from_guest: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_guest: Option<u64>,
     took_us: u64,
+}
+
+#[derive(Serialize)]
+struct Requested<'a> {
+    method: &'a str,
+    scheme: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    port: u16,
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    secrets: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    rules: &'a [String],
+}
+
+impl<'a> From<&'a Request> for Requested<'a> {
+    fn from(request: &'a Request) -> Self {
+        let Request { method, tls, host, port, path, status, moved: _, secrets, rules } = request;
+        let scheme = if *tls { "https" } else { "http" };
+        let host = host.as_ref().map(ToString::to_string);
+        Self { method, scheme, host, port: *port, path, status: *status, secrets, rules }
+    }
 }
 
 #[derive(Serialize)]
@@ -57,11 +86,13 @@ impl<'a> Record<'a> {
             What::Flow(moved) => ("flow", Some(moved), None, None),
             What::Query(transport, question) => ("query", None, Some(*transport), question.as_ref()),
             What::Echo => ("echo", None, None, None),
+            What::Request(request) => ("request", Some(&request.moved), None, None),
         };
-        let (outcome, denied, error) = match &event.end {
-            End::Done => ("done", None, None),
-            End::Denied(denied) => ("denied", Some(denied), None),
-            End::Failed(why) => ("failed", None, Some(why.as_str())),
+        let (outcome, denied, blocked, error) = match &event.end {
+            End::Done => ("done", None, None, None),
+            End::Denied(denied) => ("denied", Some(denied), None, None),
+            End::Blocked(why) => ("blocked", None, Some(why.as_str()), None),
+            End::Failed(why) => ("failed", None, None, Some(why.as_str())),
         };
         // A query that is denied has its refusals in its question.
         let kept = question.map_or(&[][..], |question| &question.refused);
@@ -87,6 +118,11 @@ impl<'a> Record<'a> {
             rule: event.allowed.as_ref().map(ToString::to_string),
             refused,
             error,
+            blocked,
+            request: match &event.what {
+                What::Request(request) => Some(Requested::from(&**request)),
+                _ => None,
+            },
             from_guest: moved.map(|moved| moved.from_guest),
             to_guest: moved.map(|moved| moved.to_guest),
             took_us: u64::try_from(event.took.as_micros()).unwrap_or(u64::MAX),

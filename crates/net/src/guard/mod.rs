@@ -38,7 +38,8 @@ pub use self::host::own_addresses;
 use crate::{
     gateway::{Forwarder, Grant, OrigDst, Way},
     policy::{
-        Allowed, Decision, Denied, Destination, Mode, Name, NotIntercepting, Pins, Policy, Protocol, Target, WEB_PORTS,
+        Allowed, Decision, Denied, Destination, Host, Mode, Name, NotIntercepting, Pins, Policy, Protocol, Target,
+        WEB_PORTS,
     },
 };
 
@@ -134,6 +135,26 @@ impl Guard {
         let names = meant(&policy, address, port, &pinned);
         let way = if WEB_PORTS.contains(&port) { Way::Inspect(names) } else { Way::ByOpening(names) };
         Ok(Grant { allowed, way })
+    }
+
+    /// May the guest have there whom it says it means, on a connection that is inspected? `names` are those that it was given the
+    /// address for ([`Inspection::names`](crate::gateway::Inspection)). Asked for each connection and each request.
+    ///
+    /// # Errors
+    /// What is refused, and why.
+    pub fn decide_host(&self, host: &Host, destination: OrigDst, names: &[Name]) -> Result<Allowed, Denied> {
+        let (address, port) = (destination.get().ip(), destination.get().port());
+        let elsewhere = || Denied::Elsewhere { host: host.clone(), address };
+        let name = match host {
+            Host::Name(name) => Some(name),
+            Host::Address(own) if *own == address => None,
+            Host::Address(_) => return Err(elsewhere()),
+        };
+        match self.policy().connect(&Destination { name, address, port, protocol: Protocol::Tcp }) {
+            Decision::Denied(denied) => Err(denied),
+            Decision::Allowed(Allowed { name: Some(name), .. }) if !names.contains(&name) => Err(elsewhere()),
+            Decision::Allowed(allowed) => Ok(allowed),
+        }
     }
 }
 

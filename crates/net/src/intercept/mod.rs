@@ -1,7 +1,232 @@
-//! Connections whose TLS ends here.
+//! Connections whose TLS and HTTP end here, and begin again towards the server.
 //!
-//! [`Authority`] signs for the names that policy has allowed; asked for others, it would mint for whatever a guest makes up.
+//! ```text
+//! guest ── hello: TLS or HTTP? ── whom does it mean? ── Guard::decide_host ─┬ alert, 403
+//!            │                                                             ├ passthrough: spliced
+//!            └ tls: a leaf of the Authority's ── HTTP/1.1 or HTTP/2 ── carry: one request after the other, or many at once
+//!                                                                             │
+//! server ── tls: the host's roots ───────────── HTTP/1.1 or HTTP/2 ── Server: connections of this one of the guest's
+//! ```
+//!
+//! [`Interceptor`] is the gateway's [`Inspector`]; `sandbox` makes it. Invariants:
+//!
+//! - Nothing is dialled, and no certificate minted, for a name before policy has allowed it at the address that the guest has
+//!   connected to. That address is what is dialled; no name is resolved here.
+//! - Who the TLS is with, who the request is for and who the server has proven to be is one name, in its one spelling. Each
+//!   request asks policy anew, so a rule that was taken away counts for the next one on a connection that is open.
+//! - A secret's value is put in after all of this, and only towards a server that has proven its name.
+//! - What is sent on is written anew from what was understood, so that no server can understand something else: bodies are framed
+//!   by us, and what concerns one hop only is taken out. Headers are neither invented nor renamed; over HTTP/1.1 they keep their
+//!   case and order (but two of one name come together).
+//! - All that a guest can make many or long has a bound, all that is waited for a deadline (`limits.rs`). A response may take as
+//!   long as it likes: those of language models do.
+//!
+//! # Versions of HTTP
+//!
+//! The guest is offered HTTP/2 and HTTP/1.1. The server is offered HTTP/2 only if the guest has taken it, and connected to while the
+//! guest's handshake goes on. So one that speaks HTTP/1.1 gets it from end to end, its web sockets included; one that speaks HTTP/2, as
+//! gRPC does, is served by servers that do not, too, with a few connections (gRPC itself then fails as it would without us).
+//! Interim responses are not passed on, but for 100: a body that the guest holds back until it is wanted is held back here, too.
+//!
+//! # Secrets in memory
+//!
+//! A value is copied into what hyper sends, into TLS's buffers and the kernel's, and these copies are not zeroed. Headers that have
+//! one are marked sensitive: HTTP/2 does not index them, and they cannot be printed.
 
+mod account;
 mod authority;
+mod body;
+mod carry;
+mod frames;
+mod head;
+mod hello;
+mod limits;
+mod page;
+mod passthrough;
+mod serve;
+mod server;
+mod stream;
+mod tasks;
+mod tls;
+mod websocket;
 
-pub use authority::{Authority, AuthorityError, CACHED_LEAVES};
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::RootCertStore;
+use tokio::sync::oneshot;
+
+pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
+use self::{
+    hello::Spoken,
+    server::Server,
+    stream::{Counted, GuestStream},
+    tasks::Tasks,
+    tls::Tls,
+};
+use crate::{
+    gateway::{ClientAddr, End, Event, Inspected, Inspection, Inspector, OrigDst},
+    guard::Guard,
+    policy::{Host, Name},
+    secret::Current,
+};
+
+/// What an interceptor goes by.
+pub struct Settings {
+    /// The policy.
+    pub guard: Guard,
+    /// What is put in and taken out.
+    pub secrets: Current,
+    /// Who signs towards the guest, which trusts it.
+    pub authority: Arc<Authority>,
+    /// Who is trusted to sign for servers.
+    pub roots: Arc<RootCertStore>,
+    /// Who hears of requests. Called from a connection's task: it must not block.
+    pub events: Arc<dyn Fn(Event) + Send + Sync>,
+}
+
+/// Looks into the connections of one sandbox. Clones are the same.
+#[derive(Clone)]
+pub struct Interceptor(Arc<Shared>);
+
+struct Shared {
+    guard: Guard,
+    secrets: Current,
+    tls: Arc<Tls>,
+    events: Arc<dyn Fn(Event) + Send + Sync>,
+}
+
+/// One of the guest's, from when it is clear that it is HTTP.
+struct Connection {
+    shared: Arc<Shared>,
+    client: ClientAddr,
+    destination: OrigDst,
+    /// Those that the guest was given the address for.
+    names: Vec<Name>,
+    /// Whom its TLS is with, if it has TLS.
+    front: Option<Name>,
+    server: Arc<Server>,
+    /// What it goes on with after HTTP.
+    then: Mutex<Option<oneshot::Sender<Then>>>,
+}
+
+type Then = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Interceptor {
+    /// One that goes by these.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up with them.
+    pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
+        let Settings { guard, secrets, authority, roots, events } = settings;
+        let tls = Arc::new(Tls::new(authority, &roots)?);
+        Ok(Self(Arc::new(Shared { guard, secrets, tls, events })))
+    }
+}
+
+impl Inspector for Interceptor {
+    fn inspect(&self, inspection: Inspection) -> Inspected {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let counted = Arc::new(Counted::default());
+            let outcome = inspect(shared, inspection, &counted).await;
+            (counted.moved(), outcome.unwrap_or_else(|e| End::Failed(why(&e))))
+        })
+    }
+}
+
+async fn inspect(shared: Arc<Shared>, inspection: Inspection, counted: &Arc<Counted>) -> io::Result<End> {
+    let Inspection { guest, opening, client, destination, names } = inspection;
+    server::prepare(&guest)?;
+    let mut guest = GuestStream::new(guest, opening, Arc::clone(counted));
+    let http2 = match hello::spoken(&mut guest).await? {
+        None => return Ok(End::Done),
+        Some(Spoken::Tls) => return inspect_tls(shared, guest, client, destination, names).await,
+        Some(Spoken::Http1) => false,
+        Some(Spoken::Http2) => true,
+    };
+    let tasks = Tasks::default();
+    let server = Server::new(destination.get(), None, http2, tasks.spawner());
+    let (then, what) = oneshot::channel();
+    let then = Mutex::new(Some(then));
+    let connection = Connection { shared, client, destination, names, front: None, server, then };
+    Ok(serve::serve(guest, http2, connection, what, &tasks).await)
+}
+
+async fn inspect_tls(
+    shared: Arc<Shared>,
+    mut guest: GuestStream,
+    client: ClientAddr,
+    destination: OrigDst,
+    names: Vec<Name>,
+) -> io::Result<End> {
+    let hello = hello::hello(&mut guest).await?;
+    let asked = hello.name.is_some();
+    let name = match (hello.name, names.as_slice()) {
+        (Some(Ok(name)), _) => name,
+        // Who says nothing means the only one that there is.
+        (None, [only]) => only.clone(),
+        (None, several) => {
+            hello::refuse(&mut guest).await;
+            let several: Vec<_> = several.iter().map(Name::as_str).collect();
+            return Ok(End::Blocked(format!("its TLS does not say which of {} it is for", several.join(", "))));
+        }
+        (Some(Err(e)), _) => {
+            hello::refuse(&mut guest).await;
+            return Ok(End::Blocked(format!("the server name of its TLS is none: {e}")));
+        }
+    };
+    let host = Host::Name(name.clone());
+    if let Err(denied) = shared.guard.decide_host(&host, destination, &names) {
+        hello::refuse(&mut guest).await;
+        return Ok(End::Denied(denied));
+    }
+    // What is bound to a name is never put where it cannot be seen.
+    if shared.guard.policy().passes_through(&name) && !shared.secrets.get().are_for(&host) {
+        return passthrough::splice(guest, destination).await.map(|()| End::Done);
+    }
+    let tasks = Tasks::default();
+    let secure = Some((Arc::clone(&shared.tls), name.clone()));
+    let server = Server::new(destination.get(), secure, hello.http2, tasks.spawner());
+    server.connect_ahead();
+    let guest = shared.tls.accept(guest, &name, asked).await.map_err(|e| {
+        let flag = "a client that trusts only its own authorities needs --tls-passthrough";
+        io::Error::new(e.kind(), format!("the guest breaks off TLS with {name}: {e} ({flag} {name})"))
+    })?;
+    let http2 = tls::is_http2(guest.get_ref().1.alpn_protocol());
+    let (then, what) = oneshot::channel();
+    let (front, then) = (Some(name), Mutex::new(Some(then)));
+    let connection = Connection { shared, client, destination, names, front, server, then };
+    Ok(serve::serve(guest, http2, connection, what, &tasks).await)
+}
+
+impl Connection {
+    fn is_tls(&self) -> bool {
+        self.front.is_some()
+    }
+
+    /// What is to be done when HTTP has ended. Cancelled with the connection.
+    fn goes_on_with(&self, then: impl Future<Output = ()> + Send + 'static) {
+        let told = self.then.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nobody waits for it when the connection is ending.
+        drop(told.map(|told| told.send(Box::pin(then))));
+    }
+}
+
+/// An error and what caused it, in a line. hyper's say little by themselves.
+fn why(error: &dyn Error) -> String {
+    let mut why = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_says = cause.to_string();
+        if !why.contains(&cause_says) {
+            why = format!("{why}: {cause_says}");
+        }
+        source = cause.source();
+    }
+    why
+}

@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::{AddressClass, Name, PrivateTarget, Target};
+use super::{AddressClass, Host, Name, PrivateTarget, Target};
 
 /// The verdict of a [`Policy`](super::Policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,20 @@ pub enum Denied {
         /// The port, 0 if the protocol has none.
         port: u16,
     },
+    /// The guest has connected to an address and asks there for somebody whose address it is not.
+    Elsewhere {
+        /// Whom it asks for.
+        host: Host,
+        /// Where.
+        address: IpAddr,
+    },
+    /// The guest has made TLS with one host and asks there for another.
+    Fronted {
+        /// Whom it asks for.
+        host: Host,
+        /// Whom the TLS is with.
+        front: Name,
+    },
 }
 
 /// What a guest speaks above IP.
@@ -113,6 +127,7 @@ impl Denied {
     pub fn destination(&self) -> String {
         match self {
             Self::Name(name) | Self::Address { name: Some(name), .. } => name.to_string(),
+            Self::Elsewhere { host, .. } | Self::Fronted { host, .. } => host.to_string(),
             Self::Address { name: None, address, .. } | Self::Protocol { address, port: 0, .. } => address.to_string(),
             Self::Port { name, port } | Self::Host { name: Some(name), port, .. } => format!("{name}:{port}"),
             Self::Host { name: None, address, port, .. } | Self::Protocol { address, port, .. } => {
@@ -130,6 +145,8 @@ impl Denied {
             Self::Port { port, .. } => format!("host not in allowlist with port {port}"),
             Self::Address { address, class, .. } => format!("{address} is {class}"),
             Self::Protocol { protocol, .. } => format!("{protocol} cannot be intercepted"),
+            Self::Elsewhere { address, .. } => format!("asked for at {address}, which it was not resolved to"),
+            Self::Fronted { front, .. } => format!("asked for on a connection whose TLS is with {front}"),
         }
     }
 
@@ -152,7 +169,7 @@ impl Denied {
             Self::Address { address, class, .. } => {
                 class.opens_by_address().then(|| format!("--allow-private-host {address}"))
             }
-            Self::Protocol { .. } => None,
+            Self::Protocol { .. } | Self::Elsewhere { .. } | Self::Fronted { .. } => None,
         }
     }
 }

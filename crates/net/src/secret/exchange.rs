@@ -1,5 +1,10 @@
 //! One request and its response, as far as secrets go: what is replaced where, and what is refused.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use base64::{
     Engine as _,
     alphabet::STANDARD,
@@ -23,13 +28,31 @@ pub type Changed = Result<Option<Zeroizing<Vec<u8>>>, Misdirected>;
 
 /// What becomes of one request and its response.
 pub struct Exchange {
-    bound: Vec<Secret>,
-    others: Vec<Secret>,
+    bound: Vec<Bound>,
+    others: Vec<(Secret, Misdirected)>,
+}
+
+struct Bound {
+    secret: Secret,
+    used: Arc<AtomicBool>,
 }
 
 impl Exchange {
-    pub(super) fn new(bound: Vec<Secret>, others: Vec<Secret>) -> Self {
+    pub(super) fn new(bound: Vec<Secret>, others: Vec<(Secret, Misdirected)>) -> Self {
+        let bound = bound.into_iter().map(|secret| Bound { secret, used: Arc::default() }).collect();
         Self { bound, others }
+    }
+
+    /// Whether the host may see any secret.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        !self.bound.is_empty()
+    }
+
+    /// Names of the secrets that were put in so far.
+    #[must_use]
+    pub fn used(&self) -> Vec<String> {
+        self.bound.iter().filter(|bound| bound.used.load(Relaxed)).map(|bound| bound.secret.name.clone()).collect()
     }
 
     /// The value of a header or a trailer of the request. Credentials of `Basic` (RFC 7617) are looked into.
@@ -38,12 +61,13 @@ impl Exchange {
     /// If it has the placeholder of a secret that is not for this host.
     pub fn header(&self, value: &[u8]) -> Changed {
         if let Some(credentials) = basic(value)
+            && self.mentions(&credentials)
             && let Some(changed) = whole(self.patterns(Secret::as_it_is), &credentials)?
         {
             let encoded = Zeroizing::new(BASE64.encode(&*changed));
             return Ok(Some(Zeroizing::new([b"Basic ", encoded.as_bytes()].concat())));
         }
-        whole(self.patterns(Secret::as_it_is), value)
+        if self.mentions(value) { whole(self.patterns(Secret::as_it_is), value) } else { Ok(None) }
     }
 
     /// The raw query of the request: values are percent-encoded (RFC 3986, section 2.1).
@@ -51,25 +75,27 @@ impl Exchange {
     /// # Errors
     /// As [`Exchange::header`].
     pub fn query(&self, query: &[u8]) -> Changed {
-        whole(self.patterns(Secret::percent_encoded), query)
+        if self.mentions(query) { whole(self.patterns(Secret::percent_encoded), query) } else { Ok(None) }
     }
 
-    /// The path of the request, where nothing is replaced.
+    /// The path of the request, where nothing is replaced: servers write paths into their logs.
     ///
     /// # Errors
-    /// As [`Exchange::header`].
+    /// If it has a placeholder.
     pub fn path(&self, path: &[u8]) -> Result<(), Misdirected> {
-        whole(self.others.iter().map(refused).collect(), path).map(drop)
+        let others = self.others.iter().map(|(secret, misdirected)| (secret, misdirected.clone()));
+        let bound = self.bound.iter().map(|Bound { secret, .. }| (secret, Misdirected::Path(secret.name.clone())));
+        let found = others.chain(bound).find(|(secret, _)| has(path, secret.placeholder.as_bytes()));
+        found.map_or(Ok(()), |(_, misdirected)| Err(misdirected))
     }
 
     /// The request's body; `None` if no secret asked for that. With one, the length may change.
     #[must_use]
     pub fn body(&self) -> Option<Replacer> {
-        let replaced = self.bound.iter().filter(|secret| secret.options.body).map(|secret| Pattern {
-            find: secret.placeholder.clone().into_bytes().into(),
-            found: Found::Replace(secret.as_it_is()),
-        });
-        Replacer::new(replaced.chain(self.others.iter().filter(|secret| secret.options.body).map(refused)).collect())
+        let replaced = self.bound.iter().filter(|bound| bound.secret.options.body);
+        let replaced = replaced.map(|bound| bound.replaced(Secret::as_it_is));
+        let refused = self.others.iter().filter(|(secret, _)| secret.options.body).map(refused);
+        Replacer::new(replaced.chain(refused).collect())
     }
 
     /// Whether the response can have values in it: then it is to be asked for without compression.
@@ -84,6 +110,16 @@ impl Exchange {
         Replacer::new(self.scrubbed())
     }
 
+    /// As [`Exchange::scrubber`], for what has lengths within it: a value becomes as many asterisks.
+    #[must_use]
+    pub fn masker(&self) -> Option<Replacer> {
+        let masked = self.scrubbed().into_iter().map(|Pattern { find, .. }| {
+            let asterisks = Zeroizing::new(vec![b'*'; find.len()]);
+            Pattern { find, found: Found::Replace(asterisks, Arc::default()) }
+        });
+        Replacer::new(masked.collect())
+    }
+
     /// The value of a header or a trailer of the response, without values of secrets; `None` if it stays as it is.
     #[must_use]
     pub fn scrub(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -96,24 +132,35 @@ impl Exchange {
         whole(self.scrubbed(), value).ok().flatten()
     }
 
+    /// Whether a placeholder is there at all, before anything is copied.
+    fn mentions(&self, text: &[u8]) -> bool {
+        let bound = self.bound.iter().map(|bound| &bound.secret);
+        let all = bound.chain(self.others.iter().map(|(secret, _)| secret));
+        all.map(|secret| secret.placeholder.as_bytes()).any(|placeholder| has(text, placeholder))
+    }
+
     fn patterns(&self, spelled: fn(&Secret) -> Zeroizing<Vec<u8>>) -> Vec<Pattern> {
-        let replaced = self.bound.iter().map(|secret| Pattern {
-            find: secret.placeholder.clone().into_bytes().into(),
-            found: Found::Replace(spelled(secret)),
-        });
-        replaced.chain(self.others.iter().map(refused)).collect()
+        self.bound.iter().map(|bound| bound.replaced(spelled)).chain(self.others.iter().map(refused)).collect()
     }
 
     /// Values in the two spellings that they are sent in.
     fn scrubbed(&self) -> Vec<Pattern> {
-        let long = self.bound.iter().filter(|secret| secret.value.0.len() >= SCRUBBED_FROM);
+        let all = self.bound.iter().map(|bound| &bound.secret);
+        let long = all.filter(|secret| secret.value.0.len() >= SCRUBBED_FROM);
         let spellings = long.flat_map(|secret| {
             let (plain, encoded) = (secret.as_it_is(), secret.percent_encoded());
             let encoded = (plain != encoded).then_some((secret, encoded));
             [Some((secret, plain)), encoded].into_iter().flatten()
         });
-        let replaced = |secret: &Secret| Found::Replace(secret.placeholder.clone().into_bytes().into());
-        spellings.map(|(secret, find)| Pattern { find, found: replaced(secret) }).collect()
+        let found = |secret: &Secret| Found::Replace(secret.placeholder.clone().into_bytes().into(), Arc::default());
+        spellings.map(|(secret, find)| Pattern { find, found: found(secret) }).collect()
+    }
+}
+
+impl Bound {
+    fn replaced(&self, spelled: fn(&Secret) -> Zeroizing<Vec<u8>>) -> Pattern {
+        let find = self.secret.placeholder.clone().into_bytes().into();
+        Pattern { find, found: Found::Replace(spelled(&self.secret), Arc::clone(&self.used)) }
     }
 }
 
@@ -137,8 +184,12 @@ impl Secret {
     }
 }
 
-fn refused(secret: &Secret) -> Pattern {
-    Pattern { find: secret.placeholder.clone().into_bytes().into(), found: Found::Refuse(secret.name.clone()) }
+fn refused((secret, misdirected): &(Secret, Misdirected)) -> Pattern {
+    Pattern { find: secret.placeholder.clone().into_bytes().into(), found: Found::Refuse(misdirected.clone()) }
+}
+
+fn has(text: &[u8], placeholder: &[u8]) -> bool {
+    text.windows(placeholder.len()).any(|window| window == placeholder)
 }
 
 /// The decoded credentials of `Basic`.

@@ -5,6 +5,7 @@
 //! is in any text that this module gives to people, and memory that held one is zeroed; a value goes only to a host that its
 //! secret is bound to, and a placeholder to no other.
 
+mod current;
 mod exchange;
 mod stream;
 
@@ -14,6 +15,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use self::{
+    current::Current,
     exchange::{Changed, Exchange},
     stream::{Misdirected, Replacer},
 };
@@ -181,9 +183,22 @@ impl Secrets {
     /// What becomes of an exchange with this host; `verified` if it has proven by TLS that it is the one.
     #[must_use]
     pub fn towards(&self, host: &Host, verified: bool) -> Exchange {
-        let bound = |secret: &&Secret| secret.is_for(host) && (verified || secret.options.without_tls);
-        let (bound, others) = self.0.iter().partition::<Vec<_>, _>(bound);
-        Exchange::new(bound.into_iter().cloned().collect(), others.into_iter().cloned().collect())
+        let (mut bound, mut others) = (Vec::new(), Vec::new());
+        for secret in self.0.iter().cloned() {
+            let name = secret.name.clone();
+            match secret.is_for(host) {
+                true if verified || secret.options.without_tls => bound.push(secret),
+                true => others.push((secret, Misdirected::WithoutTls(name))),
+                false => others.push((secret, Misdirected::Host(name))),
+            }
+        }
+        Exchange::new(bound, others)
+    }
+
+    /// Whether any of them is for this host.
+    #[must_use]
+    pub fn are_for(&self, host: &Host) -> bool {
+        self.0.iter().any(|secret| secret.is_for(host))
     }
 }
 

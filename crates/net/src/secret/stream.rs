@@ -2,6 +2,11 @@
 //!
 //! Nothing is kept back but an end that could be the beginning of a match, so an event of a stream is passed on when it comes.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use zeroize::Zeroizing;
 
 /// A text, and what becomes of it.
@@ -11,18 +16,25 @@ pub(super) struct Pattern {
 }
 
 pub(super) enum Found {
-    Replace(Zeroizing<Vec<u8>>),
-    /// The text must not be there. The name of its secret.
-    Refuse(String),
+    /// By this. Whether it has happened is remembered.
+    Replace(Zeroizing<Vec<u8>>, Arc<AtomicBool>),
+    /// The text must not be there.
+    Refuse(Misdirected),
 }
 
-/// A placeholder on its way to a host that its secret is not bound to.
+/// A placeholder on its way to where it does not become a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-// These words are known to clients of the first Matchlock.
-#[error("secret placeholder sent to unauthorized host ({name})")]
-pub struct Misdirected {
-    /// The secret's name.
-    pub name: String,
+pub enum Misdirected {
+    /// To a host that its secret, of this name, is not bound to.
+    // These words are known to clients of the first Matchlock.
+    #[error("secret placeholder sent to unauthorized host ({0})")]
+    Host(String),
+    /// To its host, but where the network can read it.
+    #[error("secret placeholder sent without TLS ({0})")]
+    WithoutTls(String),
+    /// To its host, but within a path.
+    #[error("secret placeholder sent in a path, where it is not replaced ({0})")]
+    Path(String),
 }
 
 /// One stream's replacements. The leftmost match counts, and of those the longest.
@@ -78,8 +90,9 @@ impl Replacer {
                     self.kept = Zeroizing::new(rest.to_vec());
                     return Ok(out);
                 }
-                Some(Pattern { found: Found::Refuse(name), .. }) => return Err(Misdirected { name: name.clone() }),
-                Some(Pattern { find, found: Found::Replace(with) }) => {
+                Some(Pattern { found: Found::Refuse(misdirected), .. }) => return Err(misdirected.clone()),
+                Some(Pattern { find, found: Found::Replace(with, used) }) => {
+                    used.store(true, Relaxed);
                     push(&mut out, with);
                     at += find.len();
                 }

@@ -15,6 +15,7 @@ mod echo;
 mod end;
 mod guard;
 mod guest;
+mod intercept;
 mod sandbox;
 mod tcp;
 mod udp;
@@ -54,7 +55,17 @@ fn main() -> ExitCode {
 }
 
 fn stories() -> Vec<Story> {
-    [tcp::STORIES, udp::STORIES, dns::STORIES, echo::STORIES, walls::STORIES, guard::STORIES, end::STORIES].concat()
+    [
+        tcp::STORIES,
+        udp::STORIES,
+        dns::STORIES,
+        echo::STORIES,
+        walls::STORIES,
+        guard::STORIES,
+        end::STORIES,
+        &intercept::stories(),
+    ]
+    .concat()
 }
 
 /// These need the device, as sandboxes with a network do.

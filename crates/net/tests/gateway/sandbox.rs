@@ -1,12 +1,13 @@
 //! A sandbox's network as its supervisor has it, with a guest on it.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use matchlock_net::{
-    gateway::{Decide, Event, Forwarder, Gateway, Grant, OrigDst, Resolver, Servers, Settings},
+    gateway::{Decide, Event, Forwarder, Gateway, Grant, Inspector, OrigDst, Resolver, Servers, Settings},
     namespace::{self, Addressing, HolderCommand, Plan},
     policy::{AddressClass, Allowed, Denied, Rule},
 };
@@ -17,9 +18,11 @@ use crate::{
     world::{DEADLINE, DNS, at},
 };
 
+type Events = dyn Fn(Event) + Send + Sync;
+
 pub(crate) struct Sandbox {
     pub(crate) guest: Guest,
-    pub(crate) events: mpsc::Receiver<Event>,
+    events: Mutex<mpsc::Receiver<Event>>,
     stop: Option<oneshot::Sender<()>>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -61,6 +64,24 @@ pub(crate) fn servers(addresses: &[&str]) -> Arc<dyn Resolver> {
 }
 
 pub(crate) fn start(plan: Plan, decide: Arc<Decide>, resolver: Arc<dyn Resolver>) -> Sandbox {
+    launch(plan, decide, resolver, |_| None)
+}
+
+/// One with an inspector, which tells events, too.
+pub(crate) fn inspected(
+    decide: Arc<Decide>,
+    resolver: Arc<dyn Resolver>,
+    inspector: impl FnOnce(Arc<Events>) -> Arc<dyn Inspector> + Send + 'static,
+) -> Sandbox {
+    launch(plan(), decide, resolver, |events| Some(inspector(events)))
+}
+
+fn launch(
+    plan: Plan,
+    decide: Arc<Decide>,
+    resolver: Arc<dyn Resolver>,
+    inspector: impl FnOnce(Arc<Events>) -> Option<Arc<dyn Inspector>> + Send + 'static,
+) -> Sandbox {
     let (event, events) = mpsc::channel();
     let (stop, stopped) = oneshot::channel();
     let (tap, has_tap) = mpsc::channel();
@@ -71,21 +92,32 @@ pub(crate) fn start(plan: Plan, decide: Arc<Decide>, resolver: Arc<dyn Resolver>
             let (doors, holder) = unfurnished.furnish(plan).await.unwrap();
             tap.send(made).unwrap();
             // The story may have ended without hearing of everything.
-            let events = Arc::new(move |e| drop(event.send(e)));
-            let settings = Settings { decide, inspector: None, resolver, events, addressing: plan.addressing };
+            let events: Arc<Events> = Arc::new(move |e| drop(event.send(e)));
+            let inspector = inspector(Arc::clone(&events));
+            let settings = Settings { decide, inspector, resolver, events, addressing: plan.addressing };
             let gateway = Gateway::start(doors, holder, settings).unwrap();
             let _ = stopped.await;
             drop(gateway);
         });
     });
     let guest = Guest::boot(has_tap.recv_timeout(DEADLINE).unwrap(), plan.addressing);
-    Sandbox { guest, events, stop: Some(stop), supervisor: Some(supervisor) }
+    Sandbox { guest, events: Mutex::new(events), stop: Some(stop), supervisor: Some(supervisor) }
 }
 
 impl Sandbox {
+    /// The next event.
+    pub(crate) fn next(&self) -> Event {
+        self.within(DEADLINE).unwrap()
+    }
+
+    /// The next event, if there is one by then.
+    pub(crate) fn within(&self, deadline: Duration) -> Result<Event, mpsc::RecvTimeoutError> {
+        self.events.lock().unwrap().recv_timeout(deadline)
+    }
+
     /// The next event, as a line without its times.
     pub(crate) fn event(&self) -> String {
-        let Event { destination, what, end, .. } = self.events.recv_timeout(DEADLINE).unwrap();
+        let Event { destination, what, end, .. } = self.next();
         format!("{what:?} {destination} {end}")
     }
 

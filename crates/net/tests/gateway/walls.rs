@@ -42,7 +42,7 @@ fn gateway_ports() {
         assert_ne!(outcome.unwrap_err().kind(), ErrorKind::WouldBlock, "an answer, and at once");
     }
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert!(sandbox.events.recv_timeout(SILENCE).is_err());
+    assert!(sandbox.within(SILENCE).is_err());
     // The gateway's own door is a port as every other at a server's address.
     let server = TcpListener::bind(at(SERVER4, 7000)).unwrap();
     let mut guest = sandbox.guest.run(|| TcpStream::connect(at(SERVER4, 7000)).unwrap());
@@ -68,7 +68,7 @@ fn addresses() {
             let _ = socket.send_to(b"x", SocketAddr::V6(SocketAddrV6::new(whom.parse().unwrap(), 5353, 0, 2)));
         }
     });
-    let carried = sandbox.events.recv_timeout(SILENCE);
+    let carried = sandbox.within(SILENCE);
     assert!(carried.is_err(), "{carried:?}");
 }
 
@@ -99,7 +99,7 @@ fn protocols() {
         sandbox.guest.run(|| send_raw(protocol, &[0; 64]));
     }
     sandbox.guest.run(|| send_raw(1, &[13, 0, 0xf2, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
-    let carried = sandbox.events.recv_timeout(SILENCE);
+    let carried = sandbox.within(SILENCE);
     assert!(carried.is_err(), "{carried:?}");
     assert_eq!(rustix::net::recv(&host, &mut [0; 100], rustix::net::RecvFlags::empty()), Err(rustix::io::Errno::AGAIN));
 }
@@ -120,7 +120,7 @@ fn spoofed() {
             sendto(socket.unwrap().as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
         }
     });
-    let carried = sandbox.events.recv_timeout(SILENCE);
+    let carried = sandbox.within(SILENCE);
     assert!(carried.is_err(), "{carried:?}");
     // The same from the right one is carried, to nobody.
     sandbox.guest.run(|| udp::socket(SERVER4).send_to(b"", at(SERVER4, 4096)).unwrap());
@@ -149,5 +149,5 @@ fn neighbours() {
     }
     // Its own address is the guest itself; nobody else's.
     assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert!(neighbour.events.recv_timeout(SILENCE).is_err());
+    assert!(neighbour.within(SILENCE).is_err());
 }

@@ -1,0 +1,262 @@
+//! One request: judged, changed, carried to the server, and its response back.
+//!
+//! ```text
+//! guest ─ whose is it? ─ policy ─ secrets in ─ Server::send ─────────── server
+//!       └ 400, 403                           └ 502
+//! guest ─ secrets out ─ what is for one hop only goes no further ────── server
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{
+        ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
+    },
+    request,
+    uri::{Authority, PathAndQuery},
+};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::sync::oneshot;
+
+use super::{
+    Connection,
+    account::Account,
+    body::{Relayed, sensitive},
+    head, limits,
+    page::Refusal,
+    server::Lease,
+    websocket, why,
+};
+use crate::{
+    gateway::End,
+    policy::{Denied, Host},
+    secret::{Exchange, Misdirected},
+};
+
+/// Carry it, or answer with a page that says why not.
+pub(super) async fn carry(connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<Relayed> {
+    let guest = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let account = Account::open(Arc::clone(&connection), &parts);
+    let outcome = Carried { connection: &connection, account: &account }.carry(parts, body, guest).await;
+    let response = outcome.unwrap_or_else(|refusal| {
+        let page = refusal.page();
+        account.ended(refusal.end);
+        page
+    });
+    account.answered(response.status());
+    response
+}
+
+struct Carried<'a> {
+    connection: &'a Arc<Connection>,
+    account: &'a Arc<Account>,
+}
+
+impl Carried<'_> {
+    async fn carry(
+        &self,
+        mut parts: request::Parts,
+        body: Incoming,
+        guest: OnUpgrade,
+    ) -> Result<Response<Relayed>, Refusal> {
+        let (host, authority) = self.judge(&parts)?;
+        let websocket = parts.version == Version::HTTP_11 && head::is_websocket(&parts.headers);
+        head::strip(&mut parts.headers);
+        if websocket {
+            upgrade(&mut parts.headers);
+        }
+
+        let exchange = Arc::new(self.connection.shared.secrets.get().towards(&host, self.connection.is_tls()));
+        self.account.has(&exchange);
+        put_in(&mut parts, &exchange)?;
+        let (request, wants) = self.request(parts, body, &exchange).await?;
+
+        let sent = self.connection.server.send(request, &authority).await;
+        let (response, lease) = sent.map_err(|why| match self.account.blocked() {
+            Some(end) => Refusal::forbidden(end),
+            None => Refusal::unreachable(why),
+        })?;
+        if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.switch(guest, response, lease, &exchange)
+        } else {
+            self.respond(response, lease, wants, &exchange)
+        }
+    }
+
+    /// For whom it is, and whether that is allowed now.
+    fn judge(&self, parts: &request::Parts) -> Result<(Host, Authority), Refusal> {
+        let Connection { shared, destination, names, front, .. } = &**self.connection;
+        let (host, authority) = head::host(parts, destination.get().port())?;
+        self.account.is_for(&host);
+        if let Some(front) = front
+            && host != Host::Name(front.clone())
+        {
+            let denied = Denied::Fronted { host, front: front.clone() };
+            return Err(Refusal::forbidden(End::Denied(denied)));
+        }
+        let allowed = shared.guard.decide_host(&host, *destination, names);
+        self.account.is_allowed(allowed.map_err(|denied| Refusal::forbidden(End::Denied(denied)))?);
+        if !head::is_framed_plainly(&parts.headers) {
+            return Err(Refusal::malformed("its body is coded for transfer in another way than in chunks"));
+        }
+        Ok((host, authority))
+    }
+
+    /// The request for the server, and what the response is to hold as long as the request's body is of use. A body in which something
+    /// may be replaced has another length afterwards.
+    async fn request(
+        &self,
+        mut parts: request::Parts,
+        body: Incoming,
+        exchange: &Arc<Exchange>,
+    ) -> Result<(Request<Relayed>, Option<oneshot::Sender<()>>), Refusal> {
+        let mut body = Relayed::to_server(body, self.account);
+        if body.is_nothing() {
+            return Ok((Request::from_parts(parts, body), None));
+        }
+        let rewrite = exchange.body();
+        let rewritten = rewrite.is_some();
+        body.look_through(rewrite, exchange);
+        if rewritten && let Some(length) = parts.headers.remove(CONTENT_LENGTH) {
+            let length = length.to_str().ok().and_then(|length| length.parse().ok());
+            if length.is_some_and(|length: u64| length <= limits::MAX_WHOLE_BODY) {
+                let whole = self.whole(body).await?;
+                parts.headers.remove(EXPECT);
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+                return Ok((Request::from_parts(parts, Relayed::whole(whole)), None));
+            }
+        }
+        let expected =
+            parts.headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let wants = Some(body.until_answered());
+        if !expected {
+            return Ok((Request::from_parts(parts, body), wants));
+        }
+        let (wanted, waiting) = oneshot::channel();
+        body.hold(waiting);
+        let mut request = Request::from_parts(parts, body);
+        let wanted = Mutex::new(Some(wanted));
+        hyper::ext::on_informational(&mut request, move |response| {
+            let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(wanted) = wanted.filter(|_| response.status() == StatusCode::CONTINUE) {
+                // Not waited for any longer, it was sent already.
+                let _ = wanted.send(());
+            }
+        });
+        Ok((request, wants))
+    }
+
+    async fn whole(&self, body: Relayed) -> Result<Bytes, Refusal> {
+        let whole = body.collect().await.map_err(|e| match self.account.blocked() {
+            Some(end) => Refusal::forbidden(end),
+            None => Refusal::malformed(why(&e)),
+        })?;
+        Ok(whole.to_bytes())
+    }
+
+    /// The response for the guest.
+    fn respond(
+        &self,
+        response: Response<Incoming>,
+        lease: Option<Lease>,
+        wants: Option<oneshot::Sender<()>>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response<Relayed>, Refusal> {
+        let (mut parts, body) = response.into_parts();
+        if !head::is_framed_plainly(&parts.headers) {
+            return Err(Refusal::unreachable("the response is coded for transfer in another way than in chunks"));
+        }
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refusal::unreachable("the server switches to another protocol without being asked to"));
+        }
+        parts.version = Version::default();
+        head::strip(&mut parts.headers);
+        take_out(&mut parts.headers, exchange);
+        let mut body = Relayed::to_guest(body, self.account, lease, wants);
+        let scrubber = if body.is_nothing() { None } else { exchange.scrubber() };
+        if scrubber.is_some() {
+            let coding = parts.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity");
+            if let Some(coding) = coding {
+                let coding = String::from_utf8_lossy(coding.as_bytes());
+                let why = format!("the response is compressed ({coding}), so it cannot be looked through for secrets");
+                return Err(Refusal::unreachable(why));
+            }
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        body.look_through(scrubber, exchange);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The response to a request for a WebSocket, and what follows it when it has been sent.
+    fn switch(
+        &self,
+        guest: OnUpgrade,
+        mut response: Response<Incoming>,
+        lease: Option<Lease>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response<Relayed>, Refusal> {
+        if !head::is_websocket(response.headers()) {
+            return Err(Refusal::unreachable("the server switches to something else than a WebSocket"));
+        }
+        let server = hyper::upgrade::on(&mut response);
+        let (mut parts, _) = response.into_parts();
+        head::strip(&mut parts.headers);
+        upgrade(&mut parts.headers);
+        take_out(&mut parts.headers, exchange);
+        let account = Arc::clone(self.account);
+        self.connection.goes_on_with(websocket::carry(guest, server, lease, exchange.masker(), account));
+        Ok(Response::from_parts(parts, Relayed::page(Bytes::new())))
+    }
+}
+
+fn upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Put in secrets, and have nothing come back in which they could not be found.
+fn put_in(parts: &mut request::Parts, exchange: &Exchange) -> Result<(), Refusal> {
+    if parts.method == Method::TRACE && exchange.is_bound() {
+        return Err(Refusal::forbidden(End::Blocked(
+            "TRACE would have the server send back what is secret".to_owned(),
+        )));
+    }
+    let blocked = |misdirected: Misdirected| Refusal::forbidden(End::Blocked(misdirected.to_string()));
+    exchange.path(parts.uri.path().as_bytes()).map_err(blocked)?;
+    if let Some(query) = parts.uri.query()
+        && let Some(changed) = exchange.query(query.as_bytes()).map_err(blocked)?
+    {
+        parts.uri = with_query(&parts.uri, &changed)?;
+    }
+    for value in parts.headers.values_mut() {
+        if let Some(changed) = exchange.header(value.as_bytes()).map_err(blocked)? {
+            *value = sensitive(&changed);
+        }
+    }
+    if exchange.is_scrubbed() {
+        if parts.headers.contains_key(ACCEPT_ENCODING) {
+            parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    }
+    Ok(())
+}
+
+fn with_query(uri: &Uri, query: &[u8]) -> Result<Uri, Refusal> {
+    let both = [uri.path().as_bytes(), b"?", query].concat();
+    let path = PathAndQuery::from_maybe_shared(both);
+    path.map(Uri::from).map_err(|_| Refusal::malformed("its query cannot have the secret in it"))
+}
+
+/// Take out secrets that the server sends back.
+fn take_out(headers: &mut HeaderMap, exchange: &Exchange) {
+    for value in headers.values_mut() {
+        if let Some(changed) = exchange.scrub(value.as_bytes()) {
+            *value = sensitive(&changed);
+        }
+    }
+}

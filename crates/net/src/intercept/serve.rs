@@ -1,0 +1,78 @@
+//! HTTP with the guest.
+
+use std::{convert::Infallible, io, sync::Arc};
+
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
+
+use super::{Connection, Then, carry::carry, limits, tasks::Tasks, why};
+use crate::gateway::End;
+
+/// Serve a connection to its end.
+pub(super) async fn serve<S>(
+    guest: S,
+    http2: bool,
+    connection: Connection,
+    mut then: oneshot::Receiver<Then>,
+    tasks: &Tasks,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let io = TokioIo::new(guest);
+    let connection = Arc::new(connection);
+    let service = service_fn(move |request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(carry(connection, request).await) }
+    });
+    let outcome = if http2 {
+        let (stream_window, connection_window) = limits::GUEST_WINDOWS;
+        http2::Builder::new(tasks.spawner())
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(limits::STREAMS)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
+            .max_header_list_size(limits::MAX_HEAD_LIST)
+            .max_send_buf_size(limits::SEND_BUFFER)
+            .max_pending_accept_reset_streams(limits::RESETS)
+            .max_local_error_reset_streams(limits::RESETS)
+            .serve_connection(io, service)
+            .await
+    } else {
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::IDLE_DEADLINE)
+            .auto_date_header(false)
+            .preserve_header_case(true)
+            .max_headers(limits::MAX_HEADERS)
+            .max_buf_size(limits::MAX_HEAD)
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await
+    };
+    if let Ok(then) = then.try_recv() {
+        then.await;
+    }
+    outcome.map_or_else(|e| end(&e), |()| End::Done)
+}
+
+fn end(e: &hyper::Error) -> End {
+    let closed = |e: &io::Error| e.kind() == io::ErrorKind::UnexpectedEof;
+    let source = std::error::Error::source(e).and_then(|source| source.downcast_ref());
+    // Idle for too long, or closed without saying so in TLS, as many do.
+    if e.is_timeout() || source.is_some_and(closed) {
+        return End::Done;
+    }
+    if e.is_parse() || e.is_parse_too_large() {
+        return End::Blocked(format!("it is no HTTP that is understood: {}", why(e)));
+    }
+    End::Failed(why(e))
+}

@@ -1,0 +1,178 @@
+//! What becomes of placeholders and values on a connection.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use matchlock_net::secret::{Options, Secret, Value};
+
+use super::{
+    Intercepted, Story, intercepted,
+    talk::{Talk, Told, connect, connect_tls, serve, serve_tls, telling},
+};
+use crate::world::{SERVER4, at};
+
+pub(crate) const STORIES: &[Story] = &[
+    ("intercept_secrets_are_put_in_on_the_way_to_their_host", put_in),
+    ("intercept_placeholders_go_nowhere_else", misdirected),
+    ("intercept_values_do_not_come_back", taken_out),
+    ("intercept_a_response_that_cannot_be_looked_through_is_kept_back", compressed),
+    ("intercept_a_body_is_replaced_where_that_was_asked_for", bodies),
+    ("intercept_a_rotated_value_counts_for_the_next_request", rotated),
+];
+
+const PLACEHOLDER: &str = "SANDBOX_SECRET_1";
+const BODY: &str = "SANDBOX_SECRET_2";
+
+/// A secret for `api.x.com`, and one of `web.x.com` that is replaced in bodies, and without TLS.
+fn with_secrets() -> Intercepted {
+    let everywhere = Options { body: true, without_tls: true };
+    let secrets = [
+        ("KEY", "the-value/1", PLACEHOLDER, "api.x.com", Options::default()),
+        ("BODY", "other-value", BODY, "web.x.com", everywhere),
+    ];
+    let secrets = secrets.map(|(name, value, placeholder, host, options)| {
+        let value = Value::new(value.into()).ok().unwrap();
+        let hosts = vec![host.parse().unwrap()];
+        Secret::new(name.into(), value, Some(placeholder.into()), hosts, options).ok().unwrap()
+    });
+    intercepted("api.x.com web.x.com", secrets.into(), |_| {})
+}
+
+/// A server for `name` that tells of each request, and answers with what it was told; the last line comes in a header, too.
+fn echo(it: &Intercepted, name: &str) -> Told<String> {
+    let (tell, heard) = telling();
+    serve_tls(at(SERVER4, 443), &it.internet, name, move |mut talk| {
+        while talk.hears() {
+            let request = talk.message();
+            let line = request.lines().last().unwrap().to_owned();
+            tell.send(request.clone()).unwrap();
+            talk.say(&format!(
+                "HTTP/1.1 200 OK\r\nX-Echo: {line}\r\nContent-Length: {}\r\n\r\n{request}",
+                request.len()
+            ));
+        }
+    });
+    heard
+}
+
+fn talk(it: &Intercepted, name: &str) -> Talk {
+    connect_tls(at(SERVER4, 443), &it.authority, name).unwrap()
+}
+
+fn put_in() {
+    let it = with_secrets();
+    let heard = echo(&it, "api.x.com");
+    let basic = STANDARD.encode(format!("me:{PLACEHOLDER}"));
+    it.sandbox.guest.run(|| {
+        let mut talk = talk(&it, "api.x.com");
+        talk.say(&format!(
+            "GET /a?key={PLACEHOLDER} HTTP/1.1\r\nHost: api.x.com\r\nX-Key: {PLACEHOLDER}\r\n\
+             Authorization: Basic {basic}\r\nAccept-Encoding: gzip, br\r\n\r\n"
+        ));
+        let request = heard.next();
+        let basic = STANDARD.encode("me:the-value/1");
+        let expected = format!(
+            "GET /a?key=the-value%2F1 HTTP/1.1\r\nHost: api.x.com\r\nX-Key: the-value/1\r\n\
+             Authorization: Basic {basic}\r\nAccept-Encoding: identity\r\n\r\n"
+        );
+        assert_eq!(request, expected);
+        talk.message();
+    });
+    let told = it.request();
+    assert!(told.starts_with("GET https://api.x.com:443/a 200 ") && told.contains(" [KEY] "), "{told}");
+    assert!(!told.contains("value"), "{told}");
+}
+
+fn misdirected() {
+    let it = with_secrets();
+    let heard = echo(&it, "web.x.com");
+    serve(at(SERVER4, 80), |_| panic!("nobody is to be dialled"));
+    let refused = |mut talk: Talk, request: String, why: &str| {
+        talk.say(&request);
+        let response = talk.message();
+        assert!(response.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{response}");
+        assert!(response.ends_with(&format!("\r\n\r\nmatchlock: blocked: {why}\n")), "{request}: {response}");
+        assert!(it.request().ends_with(&format!("blocked: {why}")));
+    };
+    let elsewhere = "secret placeholder sent to unauthorized host (KEY)";
+    let basic = STANDARD.encode(format!("{PLACEHOLDER}:"));
+    it.sandbox.guest.run(|| {
+        for request in [
+            format!("GET / HTTP/1.1\r\nHost: web.x.com\r\nX-Key: {PLACEHOLDER}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: web.x.com\r\nAuthorization: bAsIc {basic}\r\n\r\n"),
+            format!("GET /?a={PLACEHOLDER} HTTP/1.1\r\nHost: web.x.com\r\n\r\n"),
+            format!("GET /{PLACEHOLDER}/ HTTP/1.1\r\nHost: web.x.com\r\n\r\n"),
+        ] {
+            refused(talk(&it, "web.x.com"), request, elsewhere);
+        }
+        let path = "secret placeholder sent in a path, where it is not replaced (BODY)";
+        refused(talk(&it, "web.x.com"), format!("GET /{BODY} HTTP/1.1\r\nHost: web.x.com\r\n\r\n"), path);
+        let trace = "TRACE would have the server send back what is secret";
+        refused(talk(&it, "web.x.com"), "TRACE / HTTP/1.1\r\nHost: web.x.com\r\n\r\n".to_owned(), trace);
+        let clear = "secret placeholder sent without TLS (KEY)";
+        let request = format!("GET / HTTP/1.1\r\nHost: api.x.com\r\nX-Key: {PLACEHOLDER}\r\n\r\n");
+        refused(connect(at(SERVER4, 80)), request, clear);
+    });
+    assert!(heard.is_empty(), "nobody heard of any");
+}
+
+fn taken_out() {
+    let it = with_secrets();
+    let heard = echo(&it, "api.x.com");
+    it.sandbox.guest.run(|| {
+        let mut talk = talk(&it, "api.x.com");
+        talk.say(&format!("POST /?{PLACEHOLDER} HTTP/1.1\r\nHost: api.x.com\r\nX-Key: {PLACEHOLDER}\r\nContent-Length: 11\r\n\r\nthe-value/1"));
+        assert!(heard.next().contains("X-Key: the-value/1\r\n"));
+        let response = talk.head();
+        assert!(response.contains(&format!("X-Echo: {PLACEHOLDER}\r\n")), "{response}");
+        let body = talk.until("\r\n0\r\n\r\n");
+        assert!(body.contains(&format!("X-Key: {PLACEHOLDER}\r\n")) && !body.contains("the-value"), "{body}");
+    });
+}
+
+fn compressed() {
+    let it = with_secrets();
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", |mut talk| {
+        talk.head();
+        talk.say("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx");
+    });
+    it.sandbox.guest.run(|| {
+        let mut talk = talk(&it, "api.x.com");
+        talk.say("GET / HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
+        let response = talk.message();
+        let why = "matchlock: the response is compressed (br), so it cannot be looked through for secrets\n";
+        assert!(response.starts_with("HTTP/1.1 502") && response.ends_with(why), "{response}");
+    });
+}
+
+fn bodies() {
+    let it = with_secrets();
+    let heard = echo(&it, "web.x.com");
+    it.sandbox.guest.run(|| {
+        let body = format!("{{\"token\": \"{BODY}\"}}");
+        let mut first = talk(&it, "web.x.com");
+        first.say(&format!("POST / HTTP/1.1\r\nHost: web.x.com\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        assert!(heard.next().ends_with("Content-Length: 24\r\n\r\n{\"token\": \"other-value\"}"));
+        let mut chunked = talk(&it, "web.x.com");
+        chunked.say("POST / HTTP/1.1\r\nHost: web.x.com\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nSANDBOX_\r\n");
+        chunked.say("8\r\nSECRET_2\r\n0\r\n\r\n");
+        let request = heard.next();
+        assert!(request.ends_with("\r\n\r\nB\r\nother-value\r\n0\r\n\r\n"), "{request}");
+        // The beginning of one at the end is none.
+        let mut none = talk(&it, "web.x.com");
+        none.say("POST / HTTP/1.1\r\nHost: web.x.com\r\nContent-Length: 8\r\n\r\nSANDBOX_");
+        assert!(heard.next().ends_with("\r\n\r\nSANDBOX_"));
+    });
+}
+
+fn rotated() {
+    let it = with_secrets();
+    let heard = echo(&it, "api.x.com");
+    it.sandbox.guest.run(|| {
+        let mut talk = talk(&it, "api.x.com");
+        for value in ["the-value/1", "another-one"] {
+            talk.say(&format!("GET / HTTP/1.1\r\nHost: api.x.com\r\nX-Key: {PLACEHOLDER}\r\n\r\n"));
+            assert!(heard.next().contains(&format!("X-Key: {value}\r\n")));
+            talk.until("\r\n0\r\n\r\n");
+            assert!(it.secrets.rotate("KEY", Value::new("another-one".into()).ok().unwrap()));
+        }
+    });
+}
