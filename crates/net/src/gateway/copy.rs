@@ -11,7 +11,7 @@ use super::{Moved, buffer::with_buffer};
 
 /// Copy until both ends have closed; each close is passed on by itself, so that a server may answer after the question has
 /// ended. An error breaks off both.
-pub(super) async fn both_ways(guest: &TcpStream, server: &TcpStream, moved: &mut Moved) -> io::Result<()> {
+pub(crate) async fn both_ways(guest: &TcpStream, server: &TcpStream, moved: &mut Moved) -> io::Result<()> {
     let Moved { from_guest, to_guest } = moved;
     tokio::try_join!(one_way(guest, server, from_guest), one_way(server, guest, to_guest))?;
     Ok(())
@@ -58,7 +58,7 @@ fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<Passed> {
 }
 
 /// Write all of it, however slowly it is taken.
-pub(super) async fn write_all(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_all(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         to.writable().await?;
         match to.try_write(rest) {

@@ -16,7 +16,7 @@
 mod accept;
 mod address;
 mod buffer;
-mod copy;
+pub(crate) mod copy;
 mod datagram;
 mod dns;
 mod echo;

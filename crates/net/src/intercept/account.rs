@@ -10,7 +10,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::{Connection, limits};
+use super::{Connection, limits, page::Refusal};
 use crate::{
     gateway::{End, Event, Moved, Request, What},
     policy::{Allowed, Host},
@@ -31,6 +31,8 @@ struct Told {
     request: Request,
     allowed: Option<Allowed>,
     exchange: Option<Arc<Exchange>>,
+    /// What is to be answered to a request that was stopped on its way.
+    stopped: Option<Refusal>,
     end: End,
 }
 
@@ -58,7 +60,7 @@ impl Account {
             from_guest: AtomicU64::new(0),
             to_guest: AtomicU64::new(0),
             request_is_sent: AtomicBool::new(false),
-            told: Mutex::new(Told { request, allowed: None, exchange: None, end: End::Done }),
+            told: Mutex::new(Told { request, allowed: None, exchange: None, stopped: None, end: End::Done }),
         })
     }
 
@@ -108,10 +110,14 @@ impl Account {
         self.request_is_sent.load(Relaxed)
     }
 
-    /// What it was stopped for on its way, if it was.
-    pub(super) fn blocked(&self) -> Option<End> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(told.end, End::Blocked(_)).then(|| told.end.clone())
+    /// It cannot go on, and is to be answered so, if it is not answered yet.
+    pub(super) fn stop(&self, refusal: Refusal) {
+        self.ended(refusal.end.clone());
+        self.change(|told| told.stopped = Some(refusal));
+    }
+
+    pub(super) fn stopped(&self) -> Option<Refusal> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).stopped.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Told)) {
@@ -121,7 +127,8 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let Told { request, allowed, exchange, end } = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Told { request, allowed, exchange, stopped: _, end } =
+            self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
         request.moved = Moved { from_guest: *self.from_guest.get_mut(), to_guest: *self.to_guest.get_mut() };
         request.secrets = exchange.as_ref().map(|exchange| exchange.used()).unwrap_or_default();
         if request.status.is_none() && *end == End::Done {

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{account::Account, limits, server::Lease};
+use super::{account::Account, limits, page::Refusal, server::Lease, why};
 use crate::{
     gateway::End,
     secret::{Exchange, Misdirected, Replacer},
@@ -270,11 +270,13 @@ impl Body for Relayed {
         let polled = ready!(self.poll(cx));
         if let (Some(Err(e)), Some(account)) = (&polled, &self.account) {
             match e {
-                BodyError::Misdirected(misdirected) => account.ended(End::Blocked(misdirected.to_string())),
-                BodyError::Http(e) if self.way == Way::ToGuest => {
-                    account.ended(End::Failed(format!("its response breaks off: {e}")));
+                BodyError::Misdirected(misdirected) => {
+                    account.stop(Refusal::forbidden(End::Blocked(misdirected.to_string())));
                 }
-                BodyError::Http(e) => account.ended(End::Failed(format!("its request breaks off: {e}"))),
+                BodyError::Http(e) if self.way == Way::ToGuest => {
+                    account.ended(End::Failed(format!("its response breaks off: {}", why(e))));
+                }
+                BodyError::Http(e) => account.stop(Refusal::malformed(format!("its body breaks off: {}", why(e)))),
                 BodyError::Unwanted => {}
             }
         }

@@ -41,9 +41,14 @@ pub(super) async fn carry(connection: Arc<Connection>, mut request: Request<Inco
     let guest = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let account = Account::open(Arc::clone(&connection), &parts);
+    let http1 = parts.version <= Version::HTTP_11;
     let outcome = Carried { connection: &connection, account: &account }.carry(parts, body, guest).await;
     let response = outcome.unwrap_or_else(|refusal| {
-        let page = refusal.page();
+        let mut page = refusal.page();
+        // What follows a request that is not understood is not either.
+        if http1 && refusal.status == StatusCode::BAD_REQUEST {
+            page.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         account.ended(refusal.end);
         page
     });
@@ -76,10 +81,8 @@ impl Carried<'_> {
         let (request, wants) = self.request(parts, body, &exchange).await?;
 
         let sent = self.connection.server.send(request, &authority).await;
-        let (response, lease) = sent.map_err(|why| match self.account.blocked() {
-            Some(end) => Refusal::forbidden(end),
-            None => Refusal::unreachable(why),
-        })?;
+        let (response, lease) =
+            sent.map_err(|why| self.account.stopped().unwrap_or_else(|| Refusal::unreachable(why)))?;
         if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.switch(guest, response, lease, &exchange)
         } else {
@@ -151,10 +154,8 @@ impl Carried<'_> {
     }
 
     async fn whole(&self, body: Relayed) -> Result<Bytes, Refusal> {
-        let whole = body.collect().await.map_err(|e| match self.account.blocked() {
-            Some(end) => Refusal::forbidden(end),
-            None => Refusal::malformed(why(&e)),
-        })?;
+        let whole = body.collect().await;
+        let whole = whole.map_err(|e| self.account.stopped().unwrap_or_else(|| Refusal::malformed(why(&e))))?;
         Ok(whole.to_bytes())
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) const IDLE_DEADLINE: Duration = Duration::from_mins(3);
 /// From a guest's first byte until it is clear what it speaks, and for its TLS handshake.
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// For what a guest still sends when its connection is closed: read, and thrown away, for else it would lose the answer.
+pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(5);
 /// Until a server has accepted a connection.
 pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// For the TLS handshake with a server, and that of HTTP/2.
@@ -20,8 +22,10 @@ pub(super) const PROBE_AFTER: Duration = Duration::from_mins(1);
 
 /// A guest's first message of TLS. With keys that withstand quantum computers it has 2 kB.
 pub(super) const MAX_HELLO: usize = 32 * 1024;
-/// The head of a message: its first line and headers. Also what is read at once.
+/// The head of a message: its first line and headers.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Read at once, and kept of what the other end does not take (HTTP/1.1).
+pub(super) const READ_BUFFER: usize = 96 * 1024;
 /// The same in HTTP/2, where headers are counted one by one.
 pub(super) const MAX_HEAD_LIST: u32 = 64 * 1024;
 /// Headers of a message.

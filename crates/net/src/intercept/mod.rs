@@ -145,7 +145,7 @@ async fn inspect(shared: Arc<Shared>, inspection: Inspection, counted: &Arc<Coun
     let mut guest = GuestStream::new(guest, opening, Arc::clone(counted));
     let http2 = match hello::spoken(&mut guest).await? {
         None => return Ok(End::Done),
-        Some(Spoken::Tls) => return inspect_tls(shared, guest, client, destination, names).await,
+        Some(Spoken::Tls) => return inspect_tls(shared, guest, (client, destination), names, counted).await,
         Some(Spoken::Http1) => false,
         Some(Spoken::Http2) => true,
     };
@@ -160,9 +160,9 @@ async fn inspect(shared: Arc<Shared>, inspection: Inspection, counted: &Arc<Coun
 async fn inspect_tls(
     shared: Arc<Shared>,
     mut guest: GuestStream,
-    client: ClientAddr,
-    destination: OrigDst,
+    (client, destination): (ClientAddr, OrigDst),
     names: Vec<Name>,
+    counted: &Counted,
 ) -> io::Result<End> {
     let hello = hello::hello(&mut guest).await?;
     let asked = hello.name.is_some();
@@ -187,7 +187,7 @@ async fn inspect_tls(
     }
     // What is bound to a name is never put where it cannot be seen.
     if shared.guard.policy().passes_through(&name) && !shared.secrets.get().are_for(&host) {
-        return passthrough::splice(guest, destination).await.map(|()| End::Done);
+        return passthrough::splice(guest, destination, counted).await.map(|()| End::Done);
     }
     let tasks = Tasks::default();
     let secure = Some((Arc::clone(&shared.tls), name.clone()));

@@ -7,7 +7,7 @@ use super::body::Relayed;
 use crate::gateway::End;
 
 /// Why a request is not carried, or could not be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) end: End,

@@ -2,15 +2,24 @@
 
 use std::io;
 
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use tokio::net::TcpStream;
 
-use super::{hello::within, limits, server::prepare, stream::GuestStream};
-use crate::gateway::OrigDst;
+use super::{
+    hello::within,
+    limits,
+    server::prepare,
+    stream::{Counted, GuestStream},
+};
+use crate::gateway::{Moved, OrigDst, copy};
 
 /// Carry it, the hello included, until both ends have closed.
-pub(super) async fn splice(mut guest: GuestStream, destination: OrigDst) -> io::Result<()> {
-    let mut server = within(limits::DIAL_DEADLINE, TcpStream::connect(destination.get())).await?;
+pub(super) async fn splice(guest: GuestStream, destination: OrigDst, counted: &Counted) -> io::Result<()> {
+    let (guest, hello) = guest.into_parts();
+    let server = within(limits::DIAL_DEADLINE, TcpStream::connect(destination.get())).await?;
     prepare(&server)?;
-    copy_bidirectional(&mut guest, &mut server).await?;
-    Ok(())
+    copy::write_all(&server, &hello).await?;
+    let mut moved = Moved::default();
+    let outcome = copy::both_ways(&guest, &server, &mut moved).await;
+    counted.add(moved);
+    outcome
 }

@@ -53,7 +53,8 @@ where
             .auto_date_header(false)
             .preserve_header_case(true)
             .max_headers(limits::MAX_HEADERS)
-            .max_buf_size(limits::MAX_HEAD)
+            .max_header_size(limits::MAX_HEAD)
+            .max_buf_size(limits::READ_BUFFER)
             .serve_connection(io, service)
             .with_upgrades()
             .await

@@ -225,7 +225,11 @@ impl Server {
             return Ok(Sender::Http2(sender));
         }
         let mut builder = http1::Builder::new();
-        builder.preserve_header_case(true).max_headers(limits::MAX_HEADERS).max_buf_size(limits::MAX_HEAD);
+        builder
+            .preserve_header_case(true)
+            .max_headers(limits::MAX_HEADERS)
+            .max_header_size(limits::MAX_HEAD)
+            .max_buf_size(limits::READ_BUFFER);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
         self.spawner.spawn(async move { drop(connection.with_upgrades().await) });
         Ok(Sender::Http1(sender))

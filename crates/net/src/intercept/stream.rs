@@ -13,8 +13,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Timeout, timeout},
 };
 
+use super::limits;
 use crate::gateway::Moved;
 
 /// Bytes that have passed a guest's socket, TLS included.
@@ -31,18 +33,30 @@ pub(super) struct GuestStream {
     ahead: Vec<u8>,
     again: usize,
     counted: Arc<Counted>,
+    /// Since it was closed.
+    lingers: Option<Pin<Box<Timeout<std::future::Pending<()>>>>>,
 }
 
 impl Counted {
+    pub(super) fn add(&self, moved: Moved) {
+        self.from_guest.fetch_add(moved.from_guest, Relaxed);
+        self.to_guest.fetch_add(moved.to_guest, Relaxed);
+    }
+
     pub(super) fn moved(&self) -> Moved {
         Moved { from_guest: self.from_guest.load(Relaxed), to_guest: self.to_guest.load(Relaxed) }
     }
 }
 
 impl GuestStream {
+    /// The socket, and what was read ahead of it.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.tcp, self.ahead)
+    }
+
     pub(super) fn new(tcp: TcpStream, opening: Vec<u8>, counted: Arc<Counted>) -> Self {
         counted.from_guest.fetch_add(opening.len() as u64, Relaxed);
-        Self { tcp, ahead: opening, again: 0, counted }
+        Self { tcp, ahead: opening, again: 0, counted, lingers: None }
     }
 
     /// All that was read ahead.
@@ -104,7 +118,21 @@ impl AsyncWrite for GuestStream {
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
+    /// A guest that is still sending, an upload that was refused, would be reset and never read why. So it is heard out for a while.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        if self.lingers.is_none() {
+            ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+            self.lingers = Some(Box::pin(timeout(limits::LINGER_DEADLINE, std::future::pending())));
+        }
+        let Self { tcp, lingers: Some(lingers), .. } = &mut *self else { return Poll::Ready(Ok(())) };
+        let mut thrown_away = [0; 4096];
+        while lingers.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            // One that is gone, or has reset it, has nothing to lose.
+            if ready!(Pin::new(&mut *tcp).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Both ends of most stories are written out in bytes, so that what stands there is what was sent.
 
+mod hostile;
 mod http1;
 mod http2;
 mod names;
+mod passthrough;
 mod secrets;
 mod talk;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -29,7 +32,16 @@ use crate::{
 };
 
 pub(crate) fn stories() -> Vec<Story> {
-    [http1::STORIES, http2::STORIES, names::STORIES, secrets::STORIES].concat()
+    [
+        http1::STORIES,
+        http2::STORIES,
+        websocket::STORIES,
+        names::STORIES,
+        passthrough::STORIES,
+        secrets::STORIES,
+        hostile::STORIES,
+    ]
+    .concat()
 }
 
 /// A sandbox whose connections are looked into.
