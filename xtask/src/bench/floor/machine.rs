@@ -145,7 +145,7 @@ fn arguments(guest: &Guest, disk: &Path, share: &str) -> Vec<String> {
     let cmdline = format!("console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests norandmaps{clock}");
     let memory = format!("memory-backend-file,id=ram,size={MEMORY},mem-path={},share={share}", path(&guest.memory));
     let disk = json!({ "driver": "raw", "node-name": "image", "read-only": true,
-                       "file": { "driver": "file", "filename": path(disk) } });
+                       "file": { "driver": "file", "filename": path(disk), "drop-cache": false } });
     let agent = format!("socket,id=agent,fd={AGENT_FD}");
     let monitor = format!("socket,id=monitor,fd={MONITOR_FD}");
     let console = format!("file:{}", path(&guest.console));
