@@ -45,7 +45,9 @@ fn guest_binary() -> Result<PathBuf, String> {
         emit(&format!("cargo::rerun-if-changed={}", given.display()));
         return fs::canonicalize(&given).map_err(|e| format!("MATCHLOCK_GUEST_BINARY {}: {e}", given.display()));
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // As it is now: this program may have been compiled where the tree lay before it was copied.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    let workspace = package.join("../..");
     for source in ["crates/guest", "crates/wire", "crates/model", "Cargo.toml", "Cargo.lock"] {
         emit(&format!("cargo::rerun-if-changed={}", workspace.join(source).display()));
     }

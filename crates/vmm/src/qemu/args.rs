@@ -247,10 +247,10 @@ mod tests {
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=9,set=1
-        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"ignore","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":true}
+        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"ignore","driver":"raw","file":{"driver":"file","drop-cache":false,"filename":"/dev/fdset/1"},"node-name":"disk0","read-only":true}
         -device virtio-blk-device,bus=virtio-mmio-bus.3,drive=disk0,discard=off,werror=report,rerror=report
         -add-fd fd=10,set=2
-        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/2"},"node-name":"disk1","read-only":false}
+        -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"driver":"file","drop-cache":false,"filename":"/dev/fdset/2"},"node-name":"disk1","read-only":false}
         -device virtio-blk-device,bus=virtio-mmio-bus.2,drive=disk1,discard=on,werror=report,rerror=report
         -netdev tap,id=net,fd=8
         -device virtio-net-device,bus=virtio-mmio-bus.1,netdev=net,mac=aa:fc:00:00:00:02,guest_announce=off
@@ -287,7 +287,7 @@ mod tests {
         -chardev socket,id=control,fd=3
         -device virtserialport,nr=1,chardev=control,name=matchlock.control
         -add-fd fd=9,set=1
-        -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"/dev/fdset/1"},"node-name":"disk0","read-only":false}
+        -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"driver":"file","drop-cache":false,"filename":"/dev/fdset/1"},"node-name":"disk0","read-only":false}
         -device virtio-blk-pci,disable-legacy=on,addr=0x3,drive=disk0,discard=on,werror=report,rerror=report
         -netdev tap,id=net,fd=8
         -device virtio-net-pci,disable-legacy=on,addr=0x4,netdev=net,mac=aa:fc:00:00:00:02,guest_announce=off,romfile=

@@ -27,7 +27,14 @@ pub(super) fn name(number: usize) -> String {
 
 /// The raw node.
 pub(super) fn node(number: usize, disk: &Disk) -> Value {
-    raw(number, disk, &json!({ "driver": "file", "filename": path(set(number)) }))
+    raw(number, disk, &file_node(set(number)))
+}
+
+/// The node of a file. QEMU would drop what the host has cached of it whenever a saved guest goes on, as if another host might
+/// have written to it: the image that every start reads, which would come from the disk again, and the writable layer that was
+/// just made, which would have to be written to it.
+fn file_node(set: usize) -> Value {
+    json!({ "driver": "file", "filename": path(set), "drop-cache": false })
 }
 
 fn raw(number: usize, disk: &Disk, file: &Value) -> Value {
@@ -61,7 +68,8 @@ impl Qmp {
     pub(super) async fn replace(&mut self, number: usize, disk: &Disk, file: File) -> Result<(), QmpError> {
         let (old_set, new_set) = (set(number), replacement_set(number));
         let new_node = format!("{}-replacement", name(number));
-        let node = json!({ "driver": "file", "node-name": new_node, "filename": path(new_set) });
+        let mut node = file_node(new_set);
+        node["node-name"] = new_node.as_str().into();
         self.send_with("add-fd", json!({ "fdset-id": new_set }), file).await?;
         self.send("blockdev-add", with_rights(disk, node)).await?;
         self.send("blockdev-reopen", json!({ "options": [raw(number, disk, &new_node.into())] })).await?;

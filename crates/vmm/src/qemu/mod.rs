@@ -33,6 +33,14 @@ use crate::{
     tsc,
 };
 
+/// For the C library's allocator: one heap, which grows in huge pages and is not given back in between. Otherwise the thread of
+/// the guest's processor has a heap of its own, which grows by a system call for each page (glibc; other C libraries do not know
+/// the variable).
+pub const ALLOCATOR: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.top_pad=8388608:glibc.malloc.trim_threshold=268435456",
+);
+
 /// Why QEMU cannot be used or started.
 #[derive(Debug, Error)]
 pub enum QemuError {
@@ -195,7 +203,7 @@ impl Vmm for Qemu {
         command.args(args::arguments(machine, kernel, self.host(accelerator, memory)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(guest_errors);
         // The user's environment may hold secrets, and the user's folder may want to be unmounted.
-        command.env_clear().current_dir("/");
+        command.env_clear().env(ALLOCATOR.0, ALLOCATOR.1).current_dir("/");
 
         // The command, and with it our copies of QEMU's ends, is gone when this returns: a link ends when QEMU does.
         let process = match &self.keeper {

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use command_fds::{CommandFdExt, FdMapping};
+use matchlock_sandbox::vmm::qemu::ALLOCATOR;
 use matchlock_testkit::tool;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
@@ -68,6 +69,7 @@ impl Machine {
         let mapping = |parent_fd: OwnedFd, child_fd| FdMapping { parent_fd, child_fd };
         let mut qemu = tool("qemu-system-x86_64", "qemu-system-x86")?;
         qemu.args(arguments(guest, disk, share)).args(more).stdin(Stdio::null()).stdout(Stdio::null());
+        qemu.env(ALLOCATOR.0, ALLOCATOR.1);
         qemu.fd_mappings(vec![mapping(guests.into(), AGENT_FD), mapping(qemus.into(), MONITOR_FD)])?;
         let child = qemu.spawn()?;
         // The command holds copies of QEMU's ends, with which a link would outlive its QEMU.
@@ -145,7 +147,7 @@ fn arguments(guest: &Guest, disk: &Path, share: &str) -> Vec<String> {
     let cmdline = format!("console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests norandmaps{clock}");
     let memory = format!("memory-backend-file,id=ram,size={MEMORY},mem-path={},share={share}", path(&guest.memory));
     let disk = json!({ "driver": "raw", "node-name": "image", "read-only": true,
-                       "file": { "driver": "file", "filename": path(disk) } });
+                       "file": { "driver": "file", "filename": path(disk), "drop-cache": false } });
     let agent = format!("socket,id=agent,fd={AGENT_FD}");
     let monitor = format!("socket,id=monitor,fd={MONITOR_FD}");
     let console = format!("file:{}", path(&guest.console));
