@@ -33,6 +33,10 @@ pub struct Confined {
     pub reach: Vec<String>,
     /// The names that may be asked for.
     pub names: Vec<String>,
+    /// What works there, in Python: an attempt that fails where everything does says nothing.
+    pub works: String,
+    /// What the guest sees of that.
+    pub sees: String,
 }
 
 /// Something that somebody tries.

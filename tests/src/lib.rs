@@ -43,6 +43,14 @@ pub fn clients() -> Result<Home> {
     Home::with_image(CLIENTS, &images::debian_with_clients()?)
 }
 
+/// Fetch what [`clients`] and its sandboxes need of the real network, for stories that are told where there is none.
+///
+/// # Errors
+/// It cannot be had.
+pub fn fetch_for_clients() -> Result<()> {
+    clients()?.matchlock(["kernel", "pull"]).run()?.success().map(drop)
+}
+
 /// Import an image that a story has made up.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use matchlock_testkit::{
 use matchlock_tests::{
     CLIENTS, Sandbox, clients,
     corpus::{Attempt, Confined, Corpus},
+    fetch_for_clients,
 };
 use serde_json::{Value, json};
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         Story::new(sandbox.name.clone(), move |internet| all_fail(internet, &sandbox, &attempts))
     };
     let stories = corpus.sandboxes.iter().map(story).collect();
-    tell(|| clients().map(drop), stories)
+    tell(fetch_for_clients, stories)
 }
 
 fn all_fail(internet: &Internet, confined: &Confined, attempts: &[Attempt]) -> Result<()> {
@@ -36,11 +37,13 @@ fn all_fail(internet: &Internet, confined: &Confined, attempts: &[Attempt]) -> R
     let sandbox = Sandbox::idle(&home, CLIENTS, &flags)?;
     let program = ["-i", "--", "python3", "-u", "-c", include_str!("../corpus/guest.py")];
     let mut guest = sandbox.exec(&program).within(DEADLINE).stdin_open().spawn()?;
+    let works = make(&mut guest, "it-works", &confined.works)?;
+    ensure!(works.contains(&confined.sees), "nothing works there: {works}");
     let mut wrong = Vec::new();
     for attempt in attempts {
         prepare(&home, &sandbox, attempt)?;
         let _before = internet.arrived();
-        let said = make(&mut guest, attempt).with_context(|| attempt.id.clone())?;
+        let said = make(&mut guest, &attempt.id, &attempt.run).with_context(|| attempt.id.clone())?;
         let found = attempt.judge(confined, &said, &internet.arrived());
         if !found.is_empty() {
             wrong.push(format!("{}: {}\n  it saw:\n{said}", attempt.id, found.join("\n  ")));
@@ -60,8 +63,8 @@ fn prepare(home: &Home, sandbox: &Sandbox<'_>, attempt: &Attempt) -> Result<()> 
     Ok(())
 }
 
-/// Make an attempt; what the guest has seen.
-fn make(guest: &mut Running, Attempt { id, run, .. }: &Attempt) -> Result<String> {
+/// Have the guest do something; what it has seen.
+fn make(guest: &mut Running, id: &str, run: &str) -> Result<String> {
     guest.write(format!("{}\n", json!({"id": id, "run": run})).as_bytes())?;
     let said = guest.expect_stdout(&format!("\"id\": \"{id}\"}}\n"))?;
     let answer: Value = serde_json::from_str(said.lines().next_back().context("a line")?)?;

@@ -8,7 +8,7 @@ use matchlock_testkit::{
     Home,
     internet::{Internet, Request, Story, tell},
 };
-use matchlock_tests::{CLIENTS, Sandbox, clients};
+use matchlock_tests::{CLIENTS, Sandbox, clients, fetch_for_clients};
 
 const SECRET: &str = "v4lue-of-the-t0ken";
 const FLAGS: &[&str] = &[
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             story(&Visit { sandbox: Sandbox::idle(&home, CLIENTS, FLAGS)?, internet, home: &home })
         })
     };
-    tell(|| clients().map(drop), stories.into_iter().map(story).collect())
+    tell(fetch_for_clients, stories.into_iter().map(story).collect())
 }
 
 /// What a program does there.
