@@ -76,6 +76,24 @@ need_vmm() {
     need qemu-system-x86_64=qemu-system-x86 mke2fs=e2fsprogs dpkg-deb=dpkg
 }
 
+# sshd for the tests' own internet. Debian would have it serve the whole network from now on, which nobody has asked for.
+need_sshd() {
+    (PATH=$PATH:/usr/sbin:/sbin; command -v sshd) >/dev/null 2>&1 && return 0
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then policy=; else
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 0755 "$policy"
+    fi
+    need sshd=openssh-server
+    [ -z "$policy" ] || as_root rm -f "$policy"
+    as_root systemctl disable --quiet ssh 2>/dev/null || true
+}
+
+# The device that sandboxes with a network need, for everybody, as udev makes it.
+need_tun() {
+    [ -e /dev/net/tun ] || die "missing: /dev/net/tun (modprobe tun, or let this container have the device)"
+    [ -r /dev/net/tun ] && [ -w /dev/net/tun ] || as_root chmod 0666 /dev/net/tun
+}
+
 # debian_archive ARCHIVE: a Debian root file system as a `docker save` archive, made from Debian packages.
 debian_archive() {
     need mmdebstrap=mmdebstrap

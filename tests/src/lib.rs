@@ -1,6 +1,7 @@
 //! What the stories in `tests/tests` share. Each is a session with the real program and real virtual machines; the
 //! names of the tests say what a user relies on.
 
+pub mod corpus;
 pub mod templates;
 mod watch;
 
@@ -14,6 +15,9 @@ pub const DEBIAN: &str = "debian:test";
 
 /// What they call the image of one static program with the usual names of a shell.
 pub const BUSYBOX: &str = "busybox:test";
+
+/// What they call the Debian image with the clients of the network.
+pub const CLIENTS: &str = "clients:test";
 
 /// A home with the Debian image.
 ///
@@ -29,6 +33,22 @@ pub fn debian() -> Result<Home> {
 /// The image cannot be made or imported.
 pub fn busybox() -> Result<Home> {
     Home::with_image(BUSYBOX, &images::busybox()?)
+}
+
+/// A home with the image that has the clients of the network.
+///
+/// # Errors
+/// The image cannot be made or imported.
+pub fn clients() -> Result<Home> {
+    Home::with_image(CLIENTS, &images::debian_with_clients()?)
+}
+
+/// Fetch what [`clients`] and its sandboxes need of the real network, for stories that are told where there is none.
+///
+/// # Errors
+/// It cannot be had.
+pub fn fetch_for_clients() -> Result<()> {
+    clients()?.matchlock(["kernel", "pull"]).run()?.success().map(drop)
 }
 
 /// Import an image that a story has made up.

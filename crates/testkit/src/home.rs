@@ -1,7 +1,7 @@
 //! A home for one test: `HOME` for every program it starts, removed at its end, and by then nothing may use it.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
@@ -23,6 +23,7 @@ const ENDING_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Home {
     dir: TempDir,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Home {
@@ -31,7 +32,8 @@ impl Home {
     /// # Errors
     /// The temporary folder cannot be written.
     pub fn empty() -> Result<Self> {
-        Ok(Self { dir: tempfile::Builder::new().prefix("matchlock-").tempdir()? })
+        let dir = tempfile::Builder::new().prefix("matchlock-").tempdir()?;
+        Ok(Self { dir, environment: Vec::new() })
     }
 
     /// A home that shares the kernels that were fetched with all other tests, and what one program makes of them.
@@ -69,6 +71,13 @@ impl Home {
         Ok(home)
     }
 
+    /// The same, where every `matchlock` has this variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -89,7 +98,8 @@ impl Home {
 
     /// The `matchlock` under test with these arguments and this home.
     pub fn matchlock<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Matchlock {
-        Matchlock::new(self.path(), arguments)
+        let command = Matchlock::new(self.path(), arguments);
+        self.environment.iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
     /// What is still there of sandboxes, one line each: processes that know this home, sockets, and files of sandboxes

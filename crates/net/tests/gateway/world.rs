@@ -1,16 +1,13 @@
 //! The host of a story, and its internet: a network namespace whose loopback has public-looking addresses.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
-use nix::sched::{CloneFlags, unshare};
-use rustix::process::{getegid, geteuid};
+use matchlock_testkit::namespace;
 
 /// For anything that a story waits for and that must happen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -24,31 +21,14 @@ pub(crate) const DNS: &str = "9.9.9.9";
 
 /// Move this process into a world of its own.
 pub(crate) fn enter() {
-    let maps = [
-        ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("0 {} 1", geteuid().as_raw())),
-        ("gid_map", format!("0 {} 1", getegid().as_raw())),
-    ];
-    let spaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    if geteuid().is_root() {
-        unshare(spaces).unwrap();
-    } else {
-        unshare(spaces | CloneFlags::CLONE_NEWUSER).unwrap();
-        for (file, content) in maps {
-            fs::write(format!("/proc/self/{file}"), content).unwrap();
-        }
-    }
-    // Whoever is root here may ping.
-    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    namespace::enter().unwrap();
     let addresses = [SERVER4, SERVER6, DNS].map(|address| format!("addr add {address} dev lo\n"));
-    ip(&format!("link set lo up\n{}", addresses.concat()));
+    ip(&addresses.concat());
 }
 
 /// Have ip(8) do these things in the calling thread's namespace.
 pub(crate) fn ip(batch: &str) {
-    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    ip.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
-    assert!(ip.wait().unwrap().success(), "{batch}");
+    namespace::ip(batch).unwrap();
 }
 
 pub(crate) fn at(ip: &str, port: u16) -> SocketAddr {
