@@ -212,7 +212,36 @@ fn wrong_networks() -> Result<()> {
         lines.iter().map(|flags| [&["run", "--image", "x"], *flags, &["--", "true"]].concat()).collect();
     let told = mistakes(&home, &lines)?;
     assert!(!told.contains("hunter2"), "{told}");
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @r#"
+    1 --no-network cannot be combined with --allow-host
+    1 --no-network cannot be combined with --secret
+    1 --no-network cannot be combined with --network-intercept
+    1 --no-network cannot be combined with --tls-passthrough
+    1 invalid allowed host "": a host name cannot be empty
+    1 invalid allowed host "https://y.com": a host is wanted, not a URL
+    1 invalid allowed host "x.com:0": a port is a number from 1 to 65535, a range (8000-8100) or *
+    1 invalid private host "10.0.0.5:80": whom a private address is allowed to is said without a port; --allow-host says the ports
+    1 tls-passthrough is about allowed hosts: say which are allowed
+    1 --mtu must be between 576 and 65521, got 0
+    1 --mtu must be between 576 and 65521, got 70000
+    1 invalid argument "wide" for "--mtu": use a whole number of bytes, such as 600 (see --help)
+    1 invalid secret "KEY=…": missing @hosts (format: NAME=VALUE@host1,host2 or NAME@host1,host2)
+    1 invalid secret "…": missing @hosts (format: NAME=VALUE@host1,host2 or NAME@host1,host2)
+    1 invalid secret "KEY=…@": no hosts specified after @
+    1 invalid secret "UNSET@x.com": environment variable $UNSET is not set (hint: use 'sudo -E' to preserve env vars, or pass inline: UNSET=VALUE@x.com)
+    1 secret KEY: host "x.com:8443": whom a secret is for is said without a port; allowed hosts say the ports
+    1 secret KEY: it is for names: give 10.0.0.5 one with add-host
+    1 secret KEY is given twice
+    1 invalid secret placeholder "KEY" (expected NAME=PLACEHOLDER)
+    1 secret KEY: a placeholder has 8 to 16384 printable ASCII characters and no spaces
+    1 --secret-in-body OTHER: there is no secret of that name
+    1 tls-passthrough *.com: secret KEY is for it, and cannot be put into TLS that is left alone
+    1 -e KEY would give the guest what --secret keeps from it
+    1 read secret file /none: No such file or directory (os error 2)
+    1 read secret file ~/odd: line 1 column 35: expected {"NAME": {"value": "…", "hosts": ["api.example.com"], "placeholder"?, "body"?, "without_tls"?}}
+    1 --learn cannot be combined with --allow-host: it finds out what to allow
+    1 --learn cannot be combined with --detach: nobody would see what it says
+    "#);
     let told = mistakes(
         &home,
         &[
@@ -229,7 +258,19 @@ fn wrong_networks() -> Result<()> {
             &["log", "--network", "vm-00000000"],
         ],
     )?;
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @r#"
+    1 <HOST[:PORT]>... is required (see --help)
+    1 invalid allow-list host: expected one or more hosts (comma-separated)
+    1 get VM: VM vm-00000000 not found
+    1 <NAME> is required (see --help)
+    1 get VM: VM vm-00000000 not found
+    1 <URL>... is required (see --help)
+    1 get VM: VM vm-00000000 not found
+    1 explain: vm-00000000 has its own network: leave either it or the flags out
+    1 explain: which port gopher:// uses is not known here: add it to the host
+    1 required flag(s) "network" not set (see --help)
+    1 get VM: VM vm-00000000 not found
+    "#);
     Ok(())
 }
 
@@ -238,9 +279,17 @@ fn a_policy_is_explained_without_a_sandbox() -> Result<()> {
     let home = Home::new()?;
     let explain = |words: &[&str]| home.matchlock([&["policy", "explain"], words].concat()).run();
     let allowed = explain(&["--allow-host", "192.0.2.1:22", "--allow-private-host", "192.0.2.1", "ssh://192.0.2.1"])?;
-    insta::assert_snapshot!(allowed.success()?.stdout(), @"");
+    insta::assert_snapshot!(allowed.success()?.stdout(), @r#"
+    destination  192.0.2.1, TCP port 22
+    192.0.2.1    allowed by --allow-host 192.0.2.1:22 and --allow-private-host 192.0.2.1
+    answer       allowed
+    "#);
     let denied = explain(&["--secret", "KEY=hunter2@x.com", "https://y.com/"])?.exits_with(1)?;
-    insta::assert_snapshot!(denied.stdout(), @"");
+    insta::assert_snapshot!(denied.stdout(), @r#"
+    destination  y.com, TCP port 443
+    name         denied: host not in allowlist; --allow-host y.com would allow it
+    answer       denied: the name is not resolved
+    "#);
     let nothing = explain(&["--no-network", "https://y.com/"])?.exits_with(1)?;
     assert_eq!(nothing.stdout(), "answer       denied: there is no network\n");
     Ok(())

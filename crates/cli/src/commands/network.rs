@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use matchlock_model::{Network, SecretSpec};
-use matchlock_sandbox::network::{Egress, SecretValues, random_placeholder};
+use matchlock_sandbox::network::{Egress, PolicyFile, Rules, SecretValues, random_placeholder};
 
 use super::handover::Handover;
 use crate::{
@@ -20,6 +20,9 @@ pub(crate) struct NetworkArgs {
     /// Seal the network, and allow this host: a name, *.NAME, an address or a range; :PORT, :FROM-TO or :* says which ports
     #[arg(long, value_delimiter = ',', value_name = "HOST[:PORT]")]
     allow_host: Vec<String>,
+    /// Read from a file what may be reached, down to single requests; flags add to it
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Let this host have a private address
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     allow_private_host: Vec<String>,
@@ -86,7 +89,8 @@ impl NetworkArgs {
             Some(handover) => handover,
             None => self.secrets()?,
         };
-        let network = Network {
+        let file = self.policy.as_deref().map(parse::policy_file).transpose()?;
+        let mut network = Network {
             no_network: self.no_network,
             hostname: self.hostname.as_deref().map(parse::hostname).transpose()?.unwrap_or_default(),
             dns_servers: self.dns_servers.clone(),
@@ -96,9 +100,19 @@ impl NetworkArgs {
             tls_passthrough: self.tls_passthrough.clone(),
             intercept: self.network_intercept,
             mtu,
+            interception: None,
             secrets,
         };
+        let mut rules = Rules::default();
+        if let Some(PolicyFile { allowed, allow_private, passthrough, rules: of_file }) = file {
+            network.intercept = true;
+            network.allowed_hosts.extend(allowed.iter().map(ToString::to_string));
+            network.allowed_private_hosts.extend(allow_private.iter().map(ToString::to_string));
+            network.tls_passthrough.extend(passthrough.iter().map(ToString::to_string));
+            rules = of_file;
+        }
         let egress = Egress::of(&network, &values).map_err(CliError::plain)?;
+        let egress = egress.map(|egress| egress.with(rules)).transpose().map_err(CliError::plain)?;
         Ok(Connected { network, values, egress })
     }
 
@@ -115,6 +129,7 @@ impl NetworkArgs {
             ("--secret-file", !self.secret_file.is_empty()),
             ("--allow-private-host", !self.allow_private_host.is_empty()),
             ("--tls-passthrough", !self.tls_passthrough.is_empty()),
+            ("--policy", self.policy.is_some()),
         ];
         match others.into_iter().find(|(_, given)| *given && self.no_network) {
             Some((flag, _)) => Err(CliError::failure(format!("--no-network cannot be combined with {flag}"))),
@@ -127,6 +142,7 @@ impl NetworkArgs {
             ("--allow-host", !self.allow_host.is_empty()),
             ("--network-intercept", self.network_intercept),
             ("--no-network", self.no_network),
+            ("--policy", self.policy.is_some()),
         ];
         match others.into_iter().find(|(_, given)| *given) {
             Some((flag, _)) => {

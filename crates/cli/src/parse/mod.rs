@@ -5,6 +5,7 @@ mod duration;
 mod environment;
 mod hosts;
 mod number;
+mod policy;
 mod secret;
 mod toggle;
 
@@ -13,5 +14,6 @@ pub(crate) use duration::duration;
 pub(crate) use environment::environment;
 pub(crate) use hosts::{add_host, hostname};
 pub(crate) use number::{processors, whole};
+pub(crate) use policy::policy_file;
 pub(crate) use secret::{GivenSecret, SecretWord, Source, secret_file};
 pub(crate) use toggle::Toggle;

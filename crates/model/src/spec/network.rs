@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Interception;
+
 /// Names and resolvers inside the guest, and what it may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -34,6 +36,9 @@ pub struct Network {
     /// Bytes of the largest packet on the guest's link; [`Self::USUAL_MTU`] where none is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// Rules about single requests. That there is something, even nothing, seals the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interception: Option<Interception>,
     /// Credentials that the gateway puts in, by the name of the variable that has the placeholder. Never a value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, SecretSpec>,
@@ -86,7 +91,8 @@ impl Network {
     /// What follows from what was asked for.
     #[must_use]
     pub fn mode(&self) -> NetworkMode {
-        let sealed = self.intercept || !self.allowed_hosts.is_empty() || !self.secrets.is_empty();
+        let sealed = self.intercept || self.interception.is_some();
+        let sealed = sealed || !self.allowed_hosts.is_empty() || !self.secrets.is_empty();
         match (self.no_network, sealed) {
             (true, _) => NetworkMode::None,
             (false, true) => NetworkMode::Intercept,
@@ -119,7 +125,8 @@ mod tests {
         let allowed = Network { allowed_hosts: vec!["x.com".to_owned()], ..open.clone() };
         let secret = Network { secrets: [("KEY".to_owned(), SecretSpec::default())].into(), ..open.clone() };
         let forced = Network { intercept: true, ..open.clone() };
-        for sealed in [allowed, secret, forced] {
+        let ruled = Network { interception: Some(Interception::default()), ..open };
+        for sealed in [allowed, secret, forced, ruled] {
             assert_eq!(sealed.mode(), NetworkMode::Intercept);
             assert_eq!(Network { no_network: true, ..sealed }.mode(), NetworkMode::None);
         }

@@ -29,6 +29,9 @@ pub enum Request {
     Explain {
         /// Or `host:port`.
         url: String,
+        /// The request's method.
+        #[serde(default = "get")]
+        method: String,
     },
 }
 
@@ -56,6 +59,10 @@ pub enum Answer {
     Failed(String),
 }
 
+fn get() -> String {
+    "GET".to_owned()
+}
+
 /// Without a secret's value.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,7 +70,7 @@ impl fmt::Debug for Request {
             Self::AllowListAdd { hosts } => write!(f, "allow {hosts:?}"),
             Self::AllowListDelete { hosts } => write!(f, "allow {hosts:?} no longer"),
             Self::SecretSet { name, .. } => write!(f, "set secret {name:?}"),
-            Self::Explain { url } => write!(f, "explain {url:?}"),
+            Self::Explain { url, method } => write!(f, "explain {method} {url:?}"),
         }
     }
 }

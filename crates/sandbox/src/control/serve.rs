@@ -6,6 +6,7 @@ use matchlock_model::one_line;
 use matchlock_net::{
     guard::Guard,
     policy::{Mode, NotIntercepting, Target},
+    rules::Rules,
     secret::Value,
 };
 use tokio::{
@@ -21,6 +22,8 @@ use crate::{network::explain, socket};
 pub struct Control {
     /// The sandbox's policy; `None` where it has no network.
     pub guard: Option<Guard>,
+    /// Its rules about requests.
+    pub rules: Rules,
     /// Gives a secret another value; false if there is none of this name.
     pub rotate: Box<dyn Fn(&str, Value) -> bool + Send + Sync>,
 }
@@ -69,9 +72,9 @@ impl Control {
             Request::AllowListAdd { hosts } => self.change(&hosts, Guard::add),
             Request::AllowListDelete { hosts } => self.change(&hosts, Guard::delete),
             Request::SecretSet { name, value } => self.rotate(&name, value),
-            Request::Explain { url } => match &self.guard {
+            Request::Explain { url, method } => match &self.guard {
                 None => Err("the sandbox has no network: nothing is allowed".to_owned()),
-                Some(guard) => explain(guard, &url).await.map_err(|error| one_line(&error)),
+                Some(guard) => explain(guard, &self.rules, &method, &url).await.map_err(|error| one_line(&error)),
             },
         };
         answer.unwrap_or_else(Answer::Failed)

@@ -11,13 +11,20 @@ use matchlock_model::{Network, NetworkMode, SecretSpec};
 use matchlock_net::{
     gateway::{Forwarder, Servers},
     guard::{Guard, own_addresses},
-    policy::{HostPattern, Mode, Name, NameError, PatternError, Policy, PrivateTarget, Target, TargetError},
+    policy::{Host, HostPattern, Mode, Name, NameError, PatternError, Policy, PrivateTarget, Target, TargetError},
+    rules::{
+        Rules,
+        rpc::{self, RpcRuleError},
+    },
     secret::{Options, Secret, SecretError, Secrets, Value},
 };
 use thiserror::Error;
 
 /// The port of resolvers (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
+
+/// The port whose TLS can be left alone.
+const HTTPS_PORT: u16 = 443;
 
 /// Values of secrets by their names.
 pub type SecretValues = BTreeMap<String, Value>;
@@ -27,6 +34,10 @@ pub type SecretValues = BTreeMap<String, Value>;
 pub struct Egress {
     /// What may be reached; the host's own addresses are still to be added ([`Self::guard`] does).
     pub policy: Policy,
+    /// Which requests are let through, and what is changed in them.
+    pub rules: Rules,
+    /// What of the rules has no effect, a line each.
+    pub notices: Vec<String>,
     /// What is put in on the way.
     pub secrets: Secrets,
     /// Who is asked for addresses.
@@ -65,6 +76,10 @@ pub enum NetworkError {
     Secret { secret: String, why: SecretError },
     #[error(transparent)]
     Secrets(SecretError),
+    #[error("tls-passthrough {0}: rules are about its requests, and cannot be kept in TLS that is left alone")]
+    PassthroughOfRule(Name),
+    #[error(transparent)]
+    Rule(#[from] RpcRuleError),
     #[error("MTU must be between {least} and {most}, got {0}", least = Network::LEAST_MTU, most = Network::MOST_MTU)]
     Mtu(u16),
 }
@@ -108,7 +123,25 @@ impl Egress {
             [] => Servers::Host,
             ref servers => Servers::These(servers.iter().map(|ip: &IpAddr| SocketAddr::new(*ip, DNS_PORT)).collect()),
         };
-        Ok(Some(Self { policy, secrets: Secrets::new(secrets).map_err(NetworkError::Secrets)?, servers }))
+        let compiled = rpc::compile(network.interception.as_ref().map_or(&[], |interception| &interception.rules))?;
+        let secrets = Secrets::new(secrets).map_err(NetworkError::Secrets)?;
+        let notices = compiled.ignored.iter().map(ToString::to_string).collect();
+        Self { policy, rules: Rules::default(), notices, secrets, servers }.with(compiled.rules).map(Some)
+    }
+
+    /// With these rules, too, after its own.
+    ///
+    /// # Errors
+    /// If they are about what is not looked into.
+    pub fn with(mut self, rules: Rules) -> Result<Self, NetworkError> {
+        for pattern in &self.policy.passthrough {
+            let HostPattern::Name(name) = pattern else { continue };
+            if rules.concern(&Host::Name(name.clone()), HTTPS_PORT) {
+                return Err(NetworkError::PassthroughOfRule(name.clone()));
+            }
+        }
+        self.rules = self.rules.and(rules);
+        Ok(self)
     }
 
     /// The guard of a sandbox on this host, as its addresses are now.

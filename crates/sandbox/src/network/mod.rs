@@ -15,6 +15,7 @@ mod learned;
 mod log;
 mod memory;
 
+pub use matchlock_net::rules::{MAX_FILE as MAX_POLICY_FILE, PolicyFile, PolicyFileError, Rules};
 pub use matchlock_net::secret::{MAX_LENGTH as MAX_SECRET, SecretError, Value as SecretValue, random_placeholder};
 
 pub use self::{
@@ -22,7 +23,7 @@ pub use self::{
     denials::{Denials, MAX_TOLD},
     egress::{Egress, NetworkError, SecretValues},
     environment::{CA_FILE, variables},
-    explain::explain,
+    explain::{ExplainError, explain},
     gateway::GatewayError,
     learned::{Learned, Lesson, MAX_LEARNED},
     log::{Listener, NetworkLog},

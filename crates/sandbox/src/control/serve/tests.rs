@@ -19,8 +19,9 @@ async fn told(network: Network, lines: &[&str]) -> String {
         heard.lock().unwrap().push(value.reveal().to_vec());
         name == "KEY"
     };
+    let rules = egress.as_ref().map(|egress| egress.rules.clone()).unwrap_or_default();
     let guard = egress.map(|egress| egress.guard().unwrap());
-    let _service = serve(&path, Control { guard, rotate: Box::new(rotate) }).unwrap();
+    let _service = serve(&path, Control { guard, rules, rotate: Box::new(rotate) }).unwrap();
     let mut told = Vec::new();
     for line in lines {
         let mut stream = UnixStream::from_std(socket::connect(&path).unwrap()).unwrap();
