@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
+    io::{self, IoSliceMut},
     net::TcpListener,
     os::unix::fs::{FileExt, MetadataExt},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,7 +17,10 @@ use matchlock_tests::{
     templates::{entries, open, run_in_busybox, runs_quietly, runs_with_one_line, says, template, without_templates},
     until,
 };
-use rustix::process::Signal;
+use rustix::{
+    io::{ReadWriteFlags, preadv2},
+    process::Signal,
+};
 use serde_json::{Value, json};
 
 #[test]
@@ -43,6 +47,27 @@ print(os.getrandom(16).hex(), open('/dev/urandom', 'rb').read(16).hex(), time.ti
         let clock: f64 = lines[5].parse()?;
         ensure!((before - 0.5..after + 0.5).contains(&clock), "{clock} is not between {before} and {after}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_start_leaves_the_image_in_the_hosts_memory() -> Result<()> {
+    let home = debian()?;
+    let start = || home.matchlock(["run", "--image", DEBIAN, "--", "true"]).run()?.success();
+    start()?;
+    let blobs = fs::read_dir(home.cache().images().join("blobs"))?.collect::<Result<Vec<_>, _>>()?;
+    let image = File::open(blobs.first().filter(|_| blobs.len() == 1).context("one image")?.path())?;
+    // What is not on the disk yet would stay in memory in any case.
+    image.sync_all()?;
+    io::copy(&mut &image, &mut io::sink())?;
+    start()?;
+    let size = image.metadata()?.len();
+    let in_memory = |at| {
+        let mut byte = [0];
+        preadv2(&image, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT).is_ok()
+    };
+    let found = (0..100).filter(|part| in_memory(size / 100 * part)).count();
+    ensure!(found >= 90, "{found} of 100 parts of the image are in memory");
     Ok(())
 }
 
