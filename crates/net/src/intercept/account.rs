@@ -74,6 +74,11 @@ impl Account {
         self.change(|told| told.allowed = Some(allowed));
     }
 
+    /// Rules that have a say in it.
+    pub(super) fn matches<'a>(&self, rules: impl Iterator<Item = &'a str>) {
+        self.change(|told| told.request.rules = rules.map(str::to_owned).collect());
+    }
+
     /// Where it will stand which secrets were used.
     pub(super) fn has(&self, exchange: &Arc<Exchange>) {
         self.change(|told| told.exchange = Some(Arc::clone(exchange)));

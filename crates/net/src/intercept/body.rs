@@ -17,6 +17,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{account::Account, limits, page::Refusal, server::Lease, why};
 use crate::{
     gateway::End,
+    rules::{BodyRewriter, TooLarge},
     secret::{Exchange, Misdirected, Replacer},
 };
 
@@ -25,6 +26,10 @@ pub(super) struct Relayed {
     source: Source,
     account: Option<Arc<Account>>,
     way: Way,
+    /// Bytes that may still come, if a rule says how many.
+    left: Option<u64>,
+    /// Texts that rules replace.
+    edits: Option<BodyRewriter>,
     /// Looked through, with the trailers, if there are secrets.
     rewrite: Option<Replacer>,
     exchange: Option<Arc<Exchange>>,
@@ -64,6 +69,10 @@ pub(super) enum BodyError {
     Http(#[from] hyper::Error),
     #[error(transparent)]
     Misdirected(#[from] Misdirected),
+    #[error(transparent)]
+    Grown(#[from] TooLarge),
+    #[error("a body has more bytes than a rule lets through")]
+    Limit,
     #[error("the response is over before its request")]
     Unwanted,
 }
@@ -103,6 +112,8 @@ impl Relayed {
             source,
             account,
             way,
+            left: None,
+            edits: None,
             rewrite: None,
             exchange: None,
             trailers: None,
@@ -110,6 +121,12 @@ impl Relayed {
             unwanted: None,
             over: Over { lease: None, _wants: None },
         }
+    }
+
+    /// Let no more through than this, and have rules make their changes.
+    pub(super) fn go_by_rules(&mut self, limit: Option<u64>, edits: Option<BodyRewriter>) {
+        self.left = limit;
+        self.edits = edits;
     }
 
     /// Look through it for secrets, and through its trailers.
@@ -148,20 +165,29 @@ impl Relayed {
         let over = match &self.source {
             Source::Nothing => true,
             Source::Whole(bytes) => bytes.is_empty(),
-            Source::Stream(body) => self.rewrite.is_none() && body.is_end_stream(),
+            Source::Stream(body) => !self.is_changed() && body.is_end_stream(),
         };
         over && self.trailers.is_none()
     }
 
+    fn is_changed(&self) -> bool {
+        self.rewrite.is_some() || self.edits.is_some()
+    }
+
     /// What is passed on of this piece.
-    fn data(&mut self, piece: Bytes) -> Result<Bytes, BodyError> {
+    fn data(&mut self, mut piece: Bytes) -> Result<Bytes, BodyError> {
         if self.way == Way::ToServer {
             self.count(piece.len());
         }
-        let piece = match &mut self.rewrite {
-            None => piece,
-            Some(rewrite) => Bytes::copy_from_slice(&rewrite.feed(&piece)?),
-        };
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(piece.len() as u64).ok_or(BodyError::Limit)?;
+        }
+        if let Some(edits) = &mut self.edits {
+            piece = edits.feed(&piece)?.into();
+        }
+        if let Some(rewrite) = &mut self.rewrite {
+            piece = Bytes::copy_from_slice(&rewrite.feed(&piece)?);
+        }
         if self.way == Way::ToGuest {
             self.count(piece.len());
         }
@@ -179,14 +205,17 @@ impl Relayed {
     /// The rest of a rewritten body, which has ended.
     fn rest(&mut self) -> Result<Bytes, BodyError> {
         self.source = Source::Nothing;
-        let rest = match &mut self.rewrite {
+        let mut rest = match self.edits.take() {
             None => Bytes::new(),
-            Some(rewrite) => Bytes::copy_from_slice(&rewrite.finish()?),
+            Some(edits) => edits.finish()?.into(),
         };
+        if let Some(mut rewrite) = self.rewrite.take() {
+            let last = rewrite.feed(&rest)?;
+            rest = [&**last, &**rewrite.finish()?].concat().into();
+        }
         if self.way == Way::ToGuest {
             self.count(rest.len());
         }
-        self.rewrite = None;
         Ok(rest)
     }
 
@@ -273,6 +302,8 @@ impl Body for Relayed {
                 BodyError::Misdirected(misdirected) => {
                     account.stop(Refusal::forbidden(End::Blocked(misdirected.to_string())));
                 }
+                BodyError::Limit if self.way == Way::ToServer => account.stop(Refusal::too_large(e.to_string())),
+                BodyError::Limit | BodyError::Grown(_) => account.ended(End::Blocked(e.to_string())),
                 BodyError::Http(e) if self.way == Way::ToGuest => {
                     account.ended(End::Failed(format!("its response breaks off: {}", why(e))));
                 }
@@ -292,7 +323,7 @@ impl Body for Relayed {
         match &self.source {
             Source::Nothing => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Stream(body) if self.rewrite.is_none() => body.size_hint(),
+            Source::Stream(body) if !self.is_changed() => body.size_hint(),
             Source::Stream(_) => SizeHint::default(),
         }
     }

@@ -1,9 +1,9 @@
 //! One request: judged, changed, carried to the server, and its response back.
 //!
 //! ```text
-//! guest ─ whose is it? ─ policy ─ secrets in ─ Server::send ─────────── server
+//! guest ─ whose is it? ─ policy ─ rules ─ secrets in ─ Server::send ─────────── server
 //!       └ 400, 403                           └ 502
-//! guest ─ secrets out ─ what is for one hop only goes no further ────── server
+//! guest ─ secrets out ─ rules ─ what is for one hop only goes no further ────── server
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     gateway::End,
     policy::{Denied, Host},
+    rules::Matched,
     secret::{Exchange, Misdirected},
 };
 
@@ -71,6 +72,7 @@ impl Carried<'_> {
         let (host, authority) = self.judge(&parts)?;
         let websocket = parts.version == Version::HTTP_11 && head::is_websocket(&parts.headers);
         head::strip(&mut parts.headers);
+        let matched = self.go_by_rules(&host, &mut parts, websocket)?;
         if websocket {
             upgrade(&mut parts.headers);
         }
@@ -78,15 +80,15 @@ impl Carried<'_> {
         let exchange = Arc::new(self.connection.shared.secrets.get().towards(&host, self.connection.is_tls()));
         self.account.has(&exchange);
         put_in(&mut parts, &exchange)?;
-        let (request, wants) = self.request(parts, body, &exchange).await?;
+        let (request, wants) = self.request(parts, body, &matched, &exchange).await?;
 
         let sent = self.connection.server.send(request, &authority).await;
         let (response, lease) =
             sent.map_err(|why| self.account.stopped().unwrap_or_else(|| Refusal::unreachable(why)))?;
         if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            self.switch(guest, response, lease, &exchange)
+            self.switch(guest, response, lease, &matched, &exchange)
         } else {
-            self.respond(response, lease, wants, &exchange)
+            self.respond(response, (lease, wants), &matched, &exchange)
         }
     }
 
@@ -109,12 +111,28 @@ impl Carried<'_> {
         Ok((host, authority))
     }
 
+    /// What rules say to it, and what they change.
+    fn go_by_rules(&self, host: &Host, parts: &mut request::Parts, websocket: bool) -> Result<Matched, Refusal> {
+        let blocked = |why: String| Refusal::forbidden(End::Blocked(why));
+        let Connection { shared, destination, .. } = &**self.connection;
+        let matched = shared.rules.request(host, destination.get().port(), parts).map_err(|e| {
+            self.account.matches(e.rule.as_deref().into_iter());
+            blocked(e.to_string())
+        })?;
+        self.account.matches(matched.names());
+        if websocket && matched.max_request_bytes.or(matched.max_response_bytes).is_some() {
+            return Err(blocked("a rule limits its bytes, and those of a WebSocket are not counted".to_owned()));
+        }
+        Ok(matched)
+    }
+
     /// The request for the server, and what the response is to hold as long as the request's body is of use. A body in which something
     /// may be replaced has another length afterwards.
     async fn request(
         &self,
         mut parts: request::Parts,
         body: Incoming,
+        matched: &Matched,
         exchange: &Arc<Exchange>,
     ) -> Result<(Request<Relayed>, Option<oneshot::Sender<()>>), Refusal> {
         let mut body = Relayed::to_server(body, self.account);
@@ -123,6 +141,7 @@ impl Carried<'_> {
         }
         let rewrite = exchange.body();
         let rewritten = rewrite.is_some();
+        body.go_by_rules(matched.max_request_bytes, None);
         body.look_through(rewrite, exchange);
         if rewritten && let Some(length) = parts.headers.remove(CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse().ok());
@@ -163,8 +182,8 @@ impl Carried<'_> {
     fn respond(
         &self,
         response: Response<Incoming>,
-        lease: Option<Lease>,
-        wants: Option<oneshot::Sender<()>>,
+        (lease, wants): (Option<Lease>, Option<oneshot::Sender<()>>),
+        matched: &Matched,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<Relayed>, Refusal> {
         let (mut parts, body) = response.into_parts();
@@ -176,6 +195,7 @@ impl Carried<'_> {
         }
         parts.version = Version::default();
         head::strip(&mut parts.headers);
+        let edits = matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
         take_out(&mut parts.headers, exchange);
         let mut body = Relayed::to_guest(body, self.account, lease, wants);
         let scrubber = if body.is_nothing() { None } else { exchange.scrubber() };
@@ -184,10 +204,11 @@ impl Carried<'_> {
             if let Some(coding) = coding {
                 let coding = String::from_utf8_lossy(coding.as_bytes());
                 let why = format!("the response is compressed ({coding}), so it cannot be looked through for secrets");
-                return Err(Refusal::unreachable(why));
+                return Err(Refusal::kept_back(why));
             }
             parts.headers.remove(CONTENT_LENGTH);
         }
+        body.go_by_rules(matched.max_response_bytes, edits);
         body.look_through(scrubber, exchange);
         Ok(Response::from_parts(parts, body))
     }
@@ -198,6 +219,7 @@ impl Carried<'_> {
         guest: OnUpgrade,
         mut response: Response<Incoming>,
         lease: Option<Lease>,
+        matched: &Matched,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<Relayed>, Refusal> {
         if !head::is_websocket(response.headers()) {
@@ -206,6 +228,7 @@ impl Carried<'_> {
         let server = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
         head::strip(&mut parts.headers);
+        matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
         upgrade(&mut parts.headers);
         take_out(&mut parts.headers, exchange);
         let account = Arc::clone(self.account);

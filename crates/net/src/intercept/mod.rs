@@ -72,6 +72,7 @@ use crate::{
     gateway::{ClientAddr, End, Event, Inspected, Inspection, Inspector, OrigDst},
     guard::Guard,
     policy::{Host, Name},
+    rules::Rules,
     secret::Current,
 };
 
@@ -79,6 +80,8 @@ use crate::{
 pub struct Settings {
     /// The policy.
     pub guard: Guard,
+    /// What it says about single requests.
+    pub rules: Rules,
     /// What is put in and taken out.
     pub secrets: Current,
     /// Who signs towards the guest, which trusts it.
@@ -95,6 +98,7 @@ pub struct Interceptor(Arc<Shared>);
 
 struct Shared {
     guard: Guard,
+    rules: Rules,
     secrets: Current,
     tls: Arc<Tls>,
     events: Arc<dyn Fn(Event) + Send + Sync>,
@@ -122,9 +126,9 @@ impl Interceptor {
     /// # Errors
     /// If TLS cannot be set up with them.
     pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
-        let Settings { guard, secrets, authority, roots, events } = settings;
+        let Settings { guard, rules, secrets, authority, roots, events } = settings;
         let tls = Arc::new(Tls::new(authority, &roots)?);
-        Ok(Self(Arc::new(Shared { guard, secrets, tls, events })))
+        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events })))
     }
 }
 
@@ -185,8 +189,9 @@ async fn inspect_tls(
         hello::refuse(&mut guest).await;
         return Ok(End::Denied(denied));
     }
-    // What is bound to a name is never put where it cannot be seen.
-    if shared.guard.policy().passes_through(&name) && !shared.secrets.get().are_for(&host) {
+    // What is bound to a name, or said about its requests, cannot be seen to there.
+    let seen_to = shared.secrets.get().are_for(&host) || shared.rules.concern(&host, destination.get().port());
+    if shared.guard.policy().passes_through(&name) && !seen_to {
         return passthrough::splice(guest, destination, counted).await.map(|()| End::Done);
     }
     let tasks = Tasks::default();

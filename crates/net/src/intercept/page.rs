@@ -24,6 +24,16 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, end: End::Blocked(why.into()) }
     }
 
+    /// It has more in it than a rule lets through.
+    pub(super) fn too_large(why: impl Into<String>) -> Self {
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, end: End::Blocked(why.into()) }
+    }
+
+    /// The guest must not have the response.
+    pub(super) fn kept_back(why: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_GATEWAY, end: End::Blocked(why.into()) }
+    }
+
     /// The server could not be reached, or did not answer as one does.
     pub(super) fn unreachable(why: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_GATEWAY, end: End::Failed(why.into()) }

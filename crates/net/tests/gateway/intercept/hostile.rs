@@ -106,7 +106,7 @@ fn bounds() {
     let heard = server(&it);
     it.sandbox.guest.run(|| {
         let large = format!("X-Large: {}\r\n", "a".repeat(70 * 1024));
-        let many: String = (0..101).map(|i| format!("X-{i}: a\r\n")).collect();
+        let many = "X-Many: a\r\n".repeat(101);
         for headers in [large, many] {
             let mut talk = connect_tls(at(SERVER4, 443), &it.authority, "api.x.com").unwrap();
             talk.say(&format!("GET / HTTP/1.1\r\nHost: api.x.com\r\n{headers}\r\n"));

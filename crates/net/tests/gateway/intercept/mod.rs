@@ -7,6 +7,7 @@ mod http1;
 mod http2;
 mod names;
 mod passthrough;
+mod rules;
 mod secrets;
 mod talk;
 mod websocket;
@@ -18,6 +19,7 @@ use matchlock_net::{
     guard::Guard,
     intercept::{Authority, Interceptor, Settings},
     policy::{Mode, Policy},
+    rules::PolicyFile,
     secret::{Current, Secret, Secrets},
 };
 use rustls::{
@@ -38,6 +40,7 @@ pub(crate) fn stories() -> Vec<Story> {
         websocket::STORIES,
         names::STORIES,
         passthrough::STORIES,
+        rules::STORIES,
         secrets::STORIES,
         hostile::STORIES,
     ]
@@ -55,20 +58,32 @@ struct Intercepted {
     internet: Arc<Authority>,
 }
 
-/// With these hosts allowed, of which `api.x.com` and `web.x.com` are at one address, and `far.x.com` is elsewhere.
-fn allowing(hosts: &str) -> Intercepted {
-    intercepted(hosts, Vec::new(), |_| {})
+/// What a story wants of it.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// Allowed. `api.x.com` and `web.x.com` are at one address, `far.x.com` is elsewhere.
+    hosts: &'a str,
+    secrets: Vec<Secret>,
+    /// As in a policy file.
+    rules: &'a str,
+    passthrough: &'a [&'a str],
 }
 
-fn intercepted(hosts: &str, secrets: Vec<Secret>, change: impl FnOnce(&mut Policy)) -> Intercepted {
+fn allowing(hosts: &str) -> Intercepted {
+    intercepted(Wanted { hosts, ..Wanted::default() })
+}
+
+fn intercepted(wanted: Wanted<'_>) -> Intercepted {
     let known = [("api.x.com", SERVER4), ("web.x.com", SERVER4), ("far.x.com", SERVER6)];
-    let mut policy = Policy {
+    let policy = Policy {
         mode: Mode::Intercept,
-        allowed: hosts.split_whitespace().map(|host| host.parse().unwrap()).collect(),
+        allowed: wanted.hosts.split_whitespace().map(|host| host.parse().unwrap()).collect(),
         added: known.map(|(name, address)| (name.parse().unwrap(), at(address, 0).ip())).to_vec(),
+        passthrough: wanted.passthrough.iter().map(|host| host.parse().unwrap()).collect(),
         ..Policy::default()
     };
-    change(&mut policy);
+    let rules = PolicyFile::parse("policy.toml", wanted.rules).unwrap().rules;
+    let secrets = wanted.secrets;
     let guard = Guard::new(policy, Forwarder { servers: Servers::These(vec![at(DNS, 53)]) });
     let secrets = Current::new(Secrets::new(secrets).ok().unwrap());
     let [authority, internet] = ["a sandbox", "an internet"].map(|called| Arc::new(Authority::new(called).unwrap()));
@@ -79,7 +94,7 @@ fn intercepted(hosts: &str, secrets: Vec<Secret>, change: impl FnOnce(&mut Polic
         Arc::new(move |protocol, destination| decide.decide(protocol, destination)),
         Arc::new(guard.clone()),
         move |events| {
-            let settings = Settings { guard: asked, secrets: put_in, authority: signs, roots, events };
+            let settings = Settings { guard: asked, rules, secrets: put_in, authority: signs, roots, events };
             Arc::new(Interceptor::new(settings).unwrap())
         },
     );

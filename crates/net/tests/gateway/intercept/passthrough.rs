@@ -6,7 +6,7 @@ use matchlock_net::{
 };
 
 use super::{
-    Intercepted, Story, intercepted,
+    Intercepted, Story, Wanted, intercepted,
     talk::{connect_tls, serve_tls},
 };
 use crate::world::{SERVER4, at};
@@ -17,8 +17,8 @@ pub(crate) const STORIES: &[Story] = &[
 ];
 
 fn passing(secrets: Vec<Secret>) -> Intercepted {
-    let it =
-        intercepted("api.x.com web.x.com", secrets, |policy| policy.passthrough = vec!["api.x.com".parse().unwrap()]);
+    let hosts = "api.x.com web.x.com";
+    let it = intercepted(Wanted { hosts, secrets, passthrough: &["api.x.com"], ..Wanted::default() });
     serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", |mut talk| {
         let said = talk.until("\n");
         talk.say(&said);

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use matchlock_net::secret::{Options, Secret, Value};
 
 use super::{
-    Intercepted, Story, intercepted,
+    Intercepted, Story, Wanted, intercepted,
     talk::{Talk, Told, connect, connect_tls, serve, serve_tls, telling},
 };
 use crate::world::{SERVER4, at};
@@ -33,7 +33,7 @@ fn with_secrets() -> Intercepted {
         let hosts = vec![host.parse().unwrap()];
         Secret::new(name.into(), value, Some(placeholder.into()), hosts, options).ok().unwrap()
     });
-    intercepted("api.x.com web.x.com", secrets.into(), |_| {})
+    intercepted(Wanted { hosts: "api.x.com web.x.com", secrets: secrets.into(), ..Wanted::default() })
 }
 
 /// A server for `name` that tells of each request, and answers with what it was told; the last line comes in a header, too.
@@ -138,7 +138,7 @@ fn compressed() {
         let mut talk = talk(&it, "api.x.com");
         talk.say("GET / HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
         let response = talk.message();
-        let why = "matchlock: the response is compressed (br), so it cannot be looked through for secrets\n";
+        let why = "matchlock: blocked: the response is compressed (br), so it cannot be looked through for secrets\n";
         assert!(response.starts_with("HTTP/1.1 502") && response.ends_with(why), "{response}");
     });
 }

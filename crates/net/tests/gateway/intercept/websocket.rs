@@ -5,7 +5,7 @@ use std::io::Read;
 use matchlock_net::secret::{Options, Secret, Value};
 
 use super::{
-    Story, allowing, intercepted,
+    Story, Wanted, allowing, intercepted,
     talk::{connect_tls, serve_tls, telling},
 };
 use crate::world::{SERVER4, at};
@@ -57,7 +57,7 @@ fn masked() {
     let hosts = vec!["api.x.com".parse().unwrap()];
     let placeholder = Some("SANDBOX_SECRET_1".to_owned());
     let secret = Secret::new("KEY".into(), value, placeholder, hosts, Options::default()).ok().unwrap();
-    let it = intercepted("api.x.com", vec![secret], |_| {});
+    let it = intercepted(Wanted { hosts: "api.x.com", secrets: vec![secret], ..Wanted::default() });
     let (tell, heard) = telling();
     serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", move |mut talk| {
         let request = talk.head();
