@@ -11,10 +11,12 @@ use matchlock_net::{
     intercept::{self, Authority, AuthorityError, Interceptor},
     namespace::{self, Addressing, Plan, host_has_ipv6},
     policy::Mode,
+    rules::Rules,
     secret::Current,
 };
 use rustls::RootCertStore;
 use thiserror::Error;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{Egress, cable::Cabling};
 use crate::control::{self, Control, Service};
@@ -35,6 +37,8 @@ pub enum GatewayError {
     OwnAddresses(#[source] std::io::Error),
     #[error("make the sandbox's certificate authority")]
     Authority(#[from] AuthorityError),
+    #[error("read this host's certificates")]
+    Roots(#[source] JoinError),
     #[error("set up TLS")]
     Tls(#[from] rustls::Error),
     #[error("start the gateway")]
@@ -46,9 +50,19 @@ pub enum GatewayError {
 /// What is to be carried, before there is anything to carry it.
 pub(crate) struct Prospect {
     guard: Guard,
+    rules: Rules,
     secrets: Current,
     addressing: Addressing,
-    authority: Option<Authority>,
+    /// For a network whose connections are looked into.
+    trust: Option<Trust>,
+}
+
+/// Who trusts whom, where TLS ends in the gateway.
+struct Trust {
+    /// The guest, this one.
+    authority: Authority,
+    /// The gateway, these.
+    roots: JoinHandle<RootCertStore>,
 }
 
 impl Prospect {
@@ -57,9 +71,10 @@ impl Prospect {
         let intercepts = egress.policy.mode == Mode::Intercept;
         Ok(Self {
             guard: egress.guard().map_err(GatewayError::OwnAddresses)?,
+            rules: egress.rules.clone(),
             secrets: Current::new(egress.secrets.clone()),
             addressing: Addressing { mtu: network.mtu(), ..Addressing::default() },
-            authority: intercepts.then(|| Authority::new(AUTHORITY)).transpose()?,
+            trust: intercepts.then(Trust::new).transpose()?,
         })
     }
 
@@ -74,7 +89,7 @@ impl Prospect {
             certificate: own.pem().to_owned(),
             link: AUTHORITY_LINK.to_owned(),
         };
-        self.authority.as_ref().map(told)
+        self.trust.as_ref().map(|trust| told(&trust.authority))
     }
 
     /// Carry what comes, and be there for changes, until the outcome is dropped. `events` hears of all of it.
@@ -84,25 +99,36 @@ impl Prospect {
         events: Arc<dyn Fn(Event) + Send + Sync>,
         control_socket: &Path,
     ) -> Result<AtWork, GatewayError> {
-        let Self { guard, secrets, addressing, authority } = self;
+        let Self { guard, rules, secrets, addressing, trust } = self;
         let (doors, holder) = cabling.done().await?;
-        let inspector = |authority| -> Result<Arc<dyn Inspector>, GatewayError> {
-            let (guard, secrets, events) = (guard.clone(), secrets.clone(), Arc::clone(&events));
-            let roots = Arc::new(roots());
-            Ok(Arc::new(Interceptor::new(intercept::Settings { guard, secrets, authority, roots, events })?))
-        };
+        let mut inspector: Option<Arc<dyn Inspector>> = None;
+        if let Some(Trust { authority, roots }) = trust {
+            let (guard, rules, secrets) = (guard.clone(), rules.clone(), secrets.clone());
+            let (authority, roots) = (Arc::new(authority), Arc::new(roots.await.map_err(GatewayError::Roots)?));
+            let events = Arc::clone(&events);
+            let settings = intercept::Settings { guard, rules, secrets, authority, roots, events };
+            inspector = Some(Arc::new(Interceptor::new(settings)?));
+        }
         let judge = guard.clone();
         let settings = Settings {
             decide: Arc::new(move |protocol, destination| judge.decide(protocol, destination)),
-            inspector: authority.map(|authority| inspector(Arc::new(authority))).transpose()?,
+            inspector,
             resolver: Arc::new(guard.clone()),
             events,
             addressing,
         };
         let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
         let rotate = Box::new(move |name: &str, value| secrets.rotate(name, value));
-        let control = control::serve(control_socket, Control { guard: Some(guard), rotate });
+        let control = control::serve(control_socket, Control { guard: Some(guard), rules, rotate });
         Ok(AtWork { _gateway: gateway, _control: control.map_err(GatewayError::Control)? })
+    }
+}
+
+impl Trust {
+    fn new() -> Result<Self, AuthorityError> {
+        let authority = Authority::new(AUTHORITY)?;
+        // Some hundred files, or one that is long: read while the machine is brought up.
+        Ok(Self { authority, roots: tokio::task::spawn_blocking(roots) })
     }
 }
 
