@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command in a new sandbox
-    Run(commands::run::Args),
+    Run(Box<commands::run::Args>),
     /// Run a command in a running sandbox
     Exec(commands::exec::Args),
     /// List sandboxes

@@ -98,7 +98,7 @@ mod tests {
 
     fn blanked(text: &str, find: impl Fn(&[u8]) -> Vec<Range<usize>>) -> String {
         let mut bytes = text.as_bytes().to_vec();
-        for range in find(&text.as_bytes().to_vec()) {
+        for range in find(text.as_bytes()) {
             bytes[range].fill(BLANK);
         }
         String::from_utf8(bytes).unwrap().replace('\0', " ")
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn values_are_found_where_they_stand_and_nowhere_else() {
-        let words = ["A=hunter2@x.com", "B=s@c=r@y.com", "C@z.com"].map(|word| SecretWord::new(word).unwrap());
+        let words = ["A=hunter2@x.com", "B=s@c=r@y.com", "C@z.com"].map(SecretWord::from);
         let line = "matchlock\0run\0--secret\0A=hunter2@x.com\0--secret=B=s@c=r@y.com\0--secret=C@z.com\0-e\0A=hunter2@x.com\0\
                     --\0--secret\0A=hunter2@x.com\0";
         assert_eq!(

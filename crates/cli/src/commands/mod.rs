@@ -39,7 +39,7 @@ use crate::{args::Command, env::Environment, error::CliError};
 /// Do what was typed.
 pub(crate) async fn dispatch(command: Command, environment: &Environment) -> Result<ExitStatus, CliError> {
     match command {
-        Command::Run(args) => run::run(args, environment).await,
+        Command::Run(args) => Box::pin(run::run(*args, environment)).await,
         Command::Exec(args) => exec::exec(args, environment).await,
         Command::List(args) => list::list(&args, environment).await,
         Command::Get(args) => get::get(&args, environment),

@@ -36,7 +36,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, toggle = false)]
     no_network: bool,
     /// Put this credential into requests to these hosts; the guest has a placeholder. NAME alone takes the caller's variable
-    #[arg(long, value_name = "NAME[=VALUE]@HOST[,HOST]", value_parser = SecretWord::new)]
+    #[arg(long, value_name = "NAME[=VALUE]@HOST[,HOST]")]
     secret: Vec<SecretWord>,
     /// Read secrets from a JSON file
     #[arg(long, value_name = "FILE")]
@@ -166,7 +166,7 @@ impl NetworkArgs {
             let (name, placeholder) = word.split_once('=').ok_or_else(|| {
                 CliError::failure(format!("invalid secret placeholder {word:?} (expected NAME=PLACEHOLDER)"))
             })?;
-            all.named("--secret-placeholder", name)?.placeholder = placeholder.to_owned();
+            placeholder.clone_into(&mut all.named("--secret-placeholder", name)?.placeholder);
         }
         for name in &self.secret_in_body {
             all.named("--secret-in-body", name)?.body = true;

@@ -98,7 +98,7 @@ pub(crate) async fn run(args: Args, environment: &Environment) -> Result<ExitSta
     }
     Connection::check(plan.mode)?;
     let early = EarlyEnd::new(plan.args.timeout)?;
-    plan.supervise(environment, announcement, early).await
+    Box::pin(plan.supervise(environment, announcement, early)).await
 }
 
 impl Plan {

@@ -43,12 +43,13 @@ pub(crate) enum Source<'a> {
     Variable(&'a str),
 }
 
-impl SecretWord {
-    /// For clap, which takes any.
-    pub(crate) fn new(word: &str) -> Result<Self, std::convert::Infallible> {
-        Ok(Self(Zeroizing::new(word.to_owned())))
+impl From<&str> for SecretWord {
+    fn from(word: &str) -> Self {
+        Self(Zeroizing::new(word.to_owned()))
     }
+}
 
+impl SecretWord {
     /// Whether this is it.
     pub(crate) fn is(&self, word: &str) -> bool {
         *self.0 == word
@@ -166,7 +167,7 @@ mod tests {
             "EMPTY" => Some(OsString::new()),
             _ => None,
         };
-        SecretWord::new(word).unwrap().parse(set).map_err(|error| error.to_string())
+        SecretWord::from(word).parse(set).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -212,7 +213,7 @@ mod tests {
         invalid secret "NAME=…@x.com": the value of a secret has 1 to 16384 bytes and no line breaks or other control characters
         invalid secret "…@x.com": environment variable $… is not set (hint: use 'sudo -E' to preserve env vars, or pass inline: …=VALUE@x.com)
         "#);
-        assert!(!format!("{:?}", SecretWord::new("NAME=hunter2@x.com")).contains("hunter2"));
+        assert!(!format!("{:?}", SecretWord::from("NAME=hunter2@x.com")).contains("hunter2"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use matchlock_net::{
     guard::Guard,
     policy::{Mode, NotIntercepting, Target},
     rules::Rules,
-    secret::Value,
+    secret::{Current, Value},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -24,8 +24,8 @@ pub struct Control {
     pub guard: Option<Guard>,
     /// Its rules about requests.
     pub rules: Rules,
-    /// Gives a secret another value; false if there is none of this name.
-    pub rotate: Box<dyn Fn(&str, Value) -> bool + Send + Sync>,
+    /// What is put in on the way.
+    pub secrets: Current,
 }
 
 /// The service. It ends when this is dropped.
@@ -98,7 +98,7 @@ impl Control {
 
     fn rotate(&self, name: &str, value: String) -> Result<Answer, String> {
         let value = Value::new(value.into_bytes()).map_err(|error| error.to_string())?;
-        let done = (self.rotate)(name, value);
+        let done = self.secrets.rotate(name, value);
         done.then_some(Answer::Done).ok_or_else(|| format!("the sandbox was started without a secret {name}"))
     }
 }

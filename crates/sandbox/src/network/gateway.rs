@@ -118,8 +118,7 @@ impl Prospect {
             addressing,
         };
         let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
-        let rotate = Box::new(move |name: &str, value| secrets.rotate(name, value));
-        let control = control::serve(control_socket, Control { guard: Some(guard), rules, rotate });
+        let control = control::serve(control_socket, Control { guard: Some(guard), rules, secrets });
         Ok(AtWork { _gateway: gateway, _control: control.map_err(GatewayError::Control)? })
     }
 }

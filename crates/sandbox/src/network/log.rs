@@ -24,7 +24,10 @@ pub struct NetworkLog {
 /// Who hears of each event, and of the line about it if it has to be told to people. Called from the gateway's tasks: it must not
 /// block.
 #[derive(Clone)]
-pub struct Listener(pub Arc<dyn Fn(&Event, Option<&str>) + Send + Sync>);
+pub struct Listener(pub Arc<Hear>);
+
+/// What a [`Listener`] does.
+pub type Hear = dyn Fn(&Event, Option<&str>) + Send + Sync;
 
 #[derive(Serialize)]
 struct Line<'a> {

@@ -26,7 +26,7 @@ pub use self::{
     explain::{ExplainError, explain},
     gateway::GatewayError,
     learned::{Learned, Lesson, MAX_LEARNED},
-    log::{Listener, NetworkLog},
+    log::{Hear, Listener, NetworkLog},
     memory::keep_memory_private,
 };
 pub(crate) use self::{

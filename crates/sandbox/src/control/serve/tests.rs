@@ -1,8 +1,6 @@
 //! Conversations with a real guard behind a real socket.
 
-use std::sync::Mutex;
-
-use matchlock_model::Network;
+use matchlock_model::{Network, SecretSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -12,16 +10,12 @@ use crate::network::Egress;
 async fn told(network: Network, lines: &[&str]) -> String {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("control.sock");
-    let egress = Egress::of(&network, &[].into()).unwrap();
-    let values = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&values);
-    let rotate = move |name: &str, value: Value| {
-        heard.lock().unwrap().push(value.reveal().to_vec());
-        name == "KEY"
-    };
+    let values = [("KEY".to_owned(), Value::new(b"hunter1".to_vec()).unwrap())];
+    let egress = Egress::of(&network, &values.into()).unwrap();
     let rules = egress.as_ref().map(|egress| egress.rules.clone()).unwrap_or_default();
+    let secrets = Current::new(egress.as_ref().map(|egress| egress.secrets.clone()).unwrap_or_default());
     let guard = egress.map(|egress| egress.guard().unwrap());
-    let _service = serve(&path, Control { guard, rules, rotate: Box::new(rotate) }).unwrap();
+    let _service = serve(&path, Control { guard, rules, secrets: secrets.clone() }).unwrap();
     let mut told = Vec::new();
     for line in lines {
         let mut stream = UnixStream::from_std(socket::connect(&path).unwrap()).unwrap();
@@ -34,7 +28,8 @@ async fn told(network: Network, lines: &[&str]) -> String {
         let talked: io::Result<_> = talked.await;
         told.push(talked.map_or_else(|_| "(hung up)".to_owned(), |_| answer.trim_end().to_owned()));
     }
-    assert!(values.lock().unwrap().iter().all(|value| value == b"hunter2"));
+    let sent = secrets.get().towards(&"x.com".parse().unwrap(), true).header(b"pretend-0123").unwrap();
+    told.extend(sent.map(|sent| String::from_utf8(sent.to_vec()).unwrap()));
     told.join("\n")
 }
 
@@ -70,11 +65,15 @@ async fn a_secret_is_given_another_value() {
         "{\"secret_set\":{\"name\":\"NONE\",\"value\":\"hunter2\"}}\n",
         "{\"secret_set\":{\"name\":\"KEY\",\"value\":\"\"}}\n",
     ];
-    let told = told(Network { intercept: true, ..Network::default() }, &secrets).await;
+    let key =
+        SecretSpec { placeholder: "pretend-0123".to_owned(), hosts: vec!["x.com".to_owned()], ..SecretSpec::default() };
+    let network = Network { secrets: [("KEY".to_owned(), key)].into(), ..Network::default() };
+    let told = told(network, &secrets).await;
     insta::assert_snapshot!(told, @r#"
     "done"
     {"failed":"the sandbox was started without a secret NONE"}
     {"failed":"the value of a secret has 1 to 16384 bytes and no line breaks or other control characters"}
+    hunter2
     "#);
 }
 
