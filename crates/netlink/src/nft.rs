@@ -6,6 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+};
 use thiserror::Error;
 
 /// Rules on their way into force, as one transaction. It goes by names of links, so these need not exist.
@@ -32,14 +35,10 @@ impl Nft {
     /// # Errors
     /// If it is missing or cannot be started.
     pub fn start(script: &str) -> Result<Self, NftError> {
-        let mut child = Command::new(find().ok_or(NftError::Missing)?)
-            .args(["-f", "-"])
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(NftError::Run)?;
+        let mut nft = Command::new(find().ok_or(NftError::Missing)?);
+        nft.args(["-f", "-"]).env("LC_ALL", "C");
+        nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = passing_on_rights(|| nft.spawn()).map_err(NftError::Run)?;
         // A pipe holds far more than any of our scripts.
         let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
         match written {
@@ -61,6 +60,22 @@ impl Nft {
         let said = String::from_utf8_lossy(&output.stderr);
         Err(NftError::Refused(said.lines().next().unwrap_or("it did not say why").to_owned()))
     }
+}
+
+/// Rights that this program's file has are not its children's, unless they are said to be (capabilities(7), "ambient"). They are
+/// those of the calling thread, for as long as it starts one.
+fn passing_on_rights<T>(start: impl FnOnce() -> T) -> T {
+    let right = CapabilitySet::NET_ADMIN;
+    let Some(own) = capabilities(None).ok().filter(|own| own.permitted.contains(right)) else { return start() };
+    let more = CapabilitySets { inheritable: own.inheritable | right, ..own };
+    // Without it `nft` says what it was refused.
+    let passed = set_capabilities(None, more).and_then(|()| configure_capability_in_ambient_set(right, true)).is_ok();
+    let started = start();
+    if passed {
+        let _ = configure_capability_in_ambient_set(right, false);
+    }
+    let _ = set_capabilities(None, own);
+    started
 }
 
 /// An ordinary user's `PATH` often leaves administrators' programs out.

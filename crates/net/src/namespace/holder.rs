@@ -176,7 +176,7 @@ pub(super) fn set(settings: &[(&str, &str)]) -> Result<(), Error> {
 /// What stays is what transparent sockets on any port need, and more where there is something to take away at the end.
 pub(super) fn put_away(but: CapabilitySet) -> Result<(), Error> {
     let kept = CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE | but;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: but };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     // Neither a debugger nor a look into `/proc/<pid>/fd`.
     let away = set_capabilities(None, sets).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     away.map_err(|e| Error::step("give up the rights that are no longer needed", &e.into()))

@@ -8,9 +8,7 @@
 use std::os::fd::OwnedFd;
 
 use matchlock_netlink::HostLink;
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
-};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{
     Doors, Error, Plan,
@@ -30,14 +28,9 @@ const SPARE: &str = "fc-%d";
 /// Make a TAP; also returns what it is called.
 pub(super) fn create() -> Result<(OwnedFd, String), Error> {
     let mine = capabilities(None).map_err(|e| Error::step("see what this process may do", &e.into()))?;
-    if !mine.permitted.contains(RIGHTS) {
+    if !mine.effective.contains(RIGHTS) {
         return Err(Error::rights());
     }
-    // `nft`, which is started to put rules into force and to take them away, is no file with rights of its own.
-    let sets = CapabilitySets { effective: RIGHTS, permitted: RIGHTS, inheritable: CapabilitySet::NET_ADMIN };
-    set_capabilities(None, sets)
-        .and_then(|()| configure_capability_in_ambient_set(CapabilitySet::NET_ADMIN, true))
-        .map_err(|e| Error::step("pass on rights to nft", &e.into()))?;
     tap::make(SPARE)
 }
 

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Where user namespaces are forbidden, and this program has rights in the host's network, the link is among the host's
-//! (`host.rs`; why and how, `docs/adr/0008-*`).
+//! (`host.rs`; why and how, `docs/adr/0008-links-among-the-hosts-own.md`).
 //!
 //! Invariant: nothing is left on the host. The namespace lives as long as the holder and the descriptors do, and the holder
 //! as long as whoever has the other end of its socket, which [`Unfurnished`] and [`Holder`] are.

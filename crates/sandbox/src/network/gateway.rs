@@ -16,7 +16,7 @@ use matchlock_net::{
 use rustls::RootCertStore;
 use thiserror::Error;
 
-use super::{Egress, cable::Cabling};
+use super::{Egress, cable::Ends};
 use crate::control::{self, Control, Service};
 
 /// What the authority is called in the certificates that people look at.
@@ -80,12 +80,11 @@ impl Prospect {
     /// Carry what comes, and be there for changes, until the outcome is dropped. `events` hears of all of it.
     pub(crate) async fn serve(
         self,
-        cabling: Cabling,
+        (doors, holder): Ends,
         events: Arc<dyn Fn(Event) + Send + Sync>,
         control_socket: &Path,
     ) -> Result<AtWork, GatewayError> {
         let Self { guard, secrets, addressing, authority } = self;
-        let (doors, holder) = cabling.done().await?;
         let inspector = |authority| -> Result<Arc<dyn Inspector>, GatewayError> {
             let (guard, secrets, events) = (guard.clone(), secrets.clone(), Arc::clone(&events));
             let roots = Arc::new(roots());
