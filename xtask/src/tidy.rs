@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("netlink", &[]),
     ("guest", &["model", "wire", "netlink"]),
-    ("store", &["model"]),
+    ("store", &["model", "netlink"]),
     ("image", &["model", "store"]),
     ("vmm", &["model", "wire"]),
     ("net", &["model", "netlink"]),

@@ -24,6 +24,13 @@ impl SandboxId {
         Self(format!("vm-{:08x}", u32::from_be_bytes(bytes)))
     }
 
+    /// The digits as a number, which is another for every id.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        let digits = self.0.rsplit('-').next().unwrap_or_default();
+        u32::from_str_radix(digits, 16).unwrap_or_default()
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -71,7 +78,7 @@ mod tests {
     #[test]
     fn only_the_exact_shape_is_an_id() {
         assert_eq!(SandboxId::from_random([0, 0xab, 1, 2]).as_str(), "vm-00ab0102");
-        assert!("vm-00ab0102".parse::<SandboxId>().is_ok());
+        assert_eq!("vm-00ab0102".parse::<SandboxId>().map(|id| id.number()), Ok(0x00ab_0102));
         for bad in ["", "vm-", "vm-00AB0102", "vm-00ab010", "vm-00ab01022", "vm-../../x", "00ab0102"] {
             assert!(bad.parse::<SandboxId>().is_err(), "{bad}");
         }

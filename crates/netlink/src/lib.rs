@@ -1,10 +1,12 @@
-//! Links, addresses and routes by rtnetlink(7): the few messages that both ends of a sandbox's network link need.
+//! Links, addresses and routes by rtnetlink(7), and rules by nft(8): what the ends of a sandbox's network link ask of their kernels.
 //!
-//! Called by `guest` for its interface, and by `net` for the namespace at the other end. By hand, for the whole of it is shorter
-//! than the use of a library that brings an executor of its own; `ip` would be a process per line. Invariant: when a call
-//! returns, the kernel has done it.
+//! Called by `guest` for its interface, by `net` for the other end, and by `store`, which takes away what a sandbox has left in the
+//! host's own network ([`HostLink`]). The messages are made by hand, for the whole of it is shorter than the use of a library that
+//! brings an executor of its own; `ip` would be a process per line. Invariant: when a call returns, the kernel has done it.
 
+mod host_link;
 mod message;
+mod nft;
 
 use std::net::IpAddr;
 
@@ -17,6 +19,10 @@ use rustix::{
 };
 
 use self::message::Message;
+pub use self::{
+    host_link::{HostLink, HostLinkError},
+    nft::{Nft, NftError},
+};
 
 /// A connection to the kernel of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -74,6 +80,22 @@ impl Netlink {
     /// What the kernel says.
     pub fn make_all_local(&self, loopback: Link, ipv6: bool) -> Result<(), Errno> {
         self.ask(Message::all_local(loopback, ipv6))
+    }
+
+    /// Give a link that is not up another name, of at most 15 characters.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn rename(&self, link: Link, name: &str) -> Result<(), Errno> {
+        self.ask(Message::rename(link, name))
+    }
+
+    /// Give a link an address without a network, and so without a route.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_lone_address(&self, link: Link, address: IpAddr) -> Result<(), Errno> {
+        self.ask(Message::add_lone_address(link, address))
     }
 
     /// Send a message and wait for the kernel's word on it, which it has ready when `send` returns.

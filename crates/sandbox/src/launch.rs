@@ -176,7 +176,8 @@ async fn assemble(
             let events = NetworkLog::create(&layout.network_log());
             let events = events.map_err(|source| LaunchError::Io { what: "make the log of the network", source })?;
             let events = events.sink(log.clone(), listener);
-            Some(network.serve(cabling, events, &layout.control_socket()).await?)
+            let ends = cabling.done(&mut hold.store, &spec.id).await?;
+            Some(network.serve(ends, events, &layout.control_socket()).await?)
         }
         _ => None,
     };

@@ -78,6 +78,11 @@ pub enum StoreError {
     /// The sandbox still owns resources, so its record must stay.
     #[error("VM {0} still owns resources (`matchlock gc {0}` says which)")]
     Unreleased(SandboxId),
+    /// Every number of a link among the host's own is taken.
+    #[error(
+        "{0} sandboxes have a network among the host's own links, and no more can; `matchlock gc` frees what dead ones had"
+    )]
+    NoLease(u8),
     /// Whether a supervisor lives cannot be found out.
     #[error(transparent)]
     Process(#[from] ProcessError),

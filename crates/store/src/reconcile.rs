@@ -265,15 +265,15 @@ fn begin_release(transaction: &Transaction<'_>, id: &SandboxId) -> Result<(Vec<O
 
 fn end_release(transaction: &Transaction<'_>, id: &SandboxId, performed: &[(Owed, Outcome)]) -> Result<(), Abort> {
     let mut steps = Vec::new();
-    for (Owed { seq, action }, outcome) in performed {
+    for (owed, outcome) in performed {
         let error = match outcome {
             Outcome::Failed(error) => one_line(error),
             Outcome::Done | Outcome::Absent => {
-                undo::pop(transaction, id, *seq)?;
+                undo::settle(transaction, id, owed)?;
                 String::new()
             }
         };
-        steps.push((action.to_string(), error));
+        steps.push((owed.action.to_string(), error));
     }
     // What another process was first to do is not owed any more, whatever came of it here.
     let left = undo::owed(transaction, id)?;

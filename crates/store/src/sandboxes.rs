@@ -41,7 +41,7 @@ const SCHEMA: &[Migration] = &[
         module: "state",
         version: 2,
         name: "create_subnet_allocations",
-        // Nothing is allocated while sandboxes have private networks; documented queries expect the table.
+        // Leases of links among the host's own; sandboxes with private networks have none.
         sql: "
             CREATE TABLE subnet_allocations (
                 vm_id TEXT PRIMARY KEY,

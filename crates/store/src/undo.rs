@@ -2,7 +2,7 @@
 //!
 //! A row is pushed *before* the effect it undoes; [`SandboxStore::release`] replays the rows, newest first, at the end of a
 //! sandbox's life and after a crash alike. Invariants: an action can be performed any number of times, also when its
-//! effect never happened; it never touches anything outside the sandbox folders or another process than the recorded
+//! effect never happened; it never touches anything outside the sandbox folders, or another process or link than the recorded
 //! one; its row stays until it has succeeded.
 
 use std::{
@@ -12,11 +12,12 @@ use std::{
 };
 
 use matchlock_model::{ProcessIdentity, SandboxId};
+use matchlock_netlink::{HostLink, HostLinkError};
 use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ProcessError, SandboxStore, StoreError, columns, liveness, migration::Migration, sandboxes};
+use crate::{ProcessError, SandboxStore, StoreError, columns, leases, liveness, migration::Migration, sandboxes};
 
 pub(crate) const CREATE_UNDO: Migration = Migration {
     module: "undo",
@@ -51,6 +52,11 @@ pub enum Action {
     EndProcess {
         /// Exactly this one.
         process: ProcessIdentity,
+    },
+    /// Take a sandbox's link away from the host's own network, with the rules and routes for it.
+    RemoveLink {
+        /// The sandbox.
+        id: SandboxId,
     },
 }
 
@@ -92,6 +98,9 @@ pub enum UndoError {
     /// The process cannot be ended.
     #[error(transparent)]
     End(#[from] ProcessError),
+    /// The link, or something of it, stays.
+    #[error(transparent)]
+    Link(#[from] HostLinkError),
 }
 
 impl Action {
@@ -102,6 +111,7 @@ impl Action {
             Self::RemoveDir { path } => remove(path, roots, |path| std::fs::remove_dir_all(path)),
             Self::RemoveFile { path } => remove(path, roots, |path| std::fs::remove_file(path)),
             Self::EndProcess { process } => liveness::end(process, Duration::ZERO).map_err(UndoError::from),
+            Self::RemoveLink { id } => HostLink::of(id.number()).remove().map_err(UndoError::from),
         };
         match outcome {
             Ok(true) => Outcome::Done,
@@ -118,6 +128,7 @@ impl fmt::Display for Action {
             Self::RemoveDir { path } => write!(f, "dir_remove:{}", last_part(path)),
             Self::RemoveFile { path } => write!(f, "file_remove:{}", last_part(path)),
             Self::EndProcess { process } => write!(f, "process_end:{}", process.pid),
+            Self::RemoveLink { id } => write!(f, "link_remove:{}", HostLink::of(id.number()).name()),
         }
     }
 }
@@ -185,7 +196,15 @@ pub(crate) fn push(transaction: &Transaction<'_>, id: &SandboxId, action: &Actio
     Ok(())
 }
 
-pub(crate) fn pop(transaction: &Transaction<'_>, id: &SandboxId, seq: i64) -> rusqlite::Result<()> {
+/// What was owed is not owed any more.
+pub(crate) fn settle(transaction: &Transaction<'_>, id: &SandboxId, owed: &Owed) -> rusqlite::Result<()> {
+    if matches!(owed.action, Action::RemoveLink { .. }) {
+        leases::end(transaction, id)?;
+    }
+    pop(transaction, id, owed.seq)
+}
+
+fn pop(transaction: &Transaction<'_>, id: &SandboxId, seq: i64) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM undo WHERE vm_id = ?1 AND seq = ?2", params![id.as_str(), seq])?;
     Ok(())
 }

@@ -21,9 +21,22 @@ use crate::tool;
 /// # Errors
 /// There are more threads, or the kernel forbids such namespaces to users.
 pub fn enter() -> Result<()> {
+    enter_with(!geteuid().is_root())
+}
+
+/// The same on a host that forbids its users to make namespaces: everybody is in a user namespace, in which no other can be made.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_forbidding() -> Result<()> {
+    enter_with(true)?;
+    fs::write("/proc/sys/user/max_user_namespaces", "0").context("forbid user namespaces")
+}
+
+fn enter_with(users: bool) -> Result<()> {
     let (user, group) = (geteuid(), getegid());
     let spaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    if user.is_root() {
+    if !users {
         unshare(spaces).context("make namespaces")?;
     } else {
         unshare(spaces | CloneFlags::CLONE_NEWUSER).context("make namespaces, with one thread, as a user")?;

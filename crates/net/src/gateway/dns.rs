@@ -29,7 +29,10 @@ pub(super) async fn serve_udp(door: UdpSocket, shared: Arc<Shared>) {
                 queries.spawn(async move {
                     let Some(answer) = answer(&query, destination, &shared).await else { return };
                     // One that is too long, or for a guest that is gone, is lost.
-                    let _ = datagram::send(&door, &answer, destination, client).await;
+                    let _ = match &shared.datagrams {
+                        Some(datagrams) => datagrams.send(&answer, destination, client),
+                        None => datagram::send(&door, &answer, destination, client).await,
+                    };
                 });
             }
         }

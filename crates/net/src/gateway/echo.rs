@@ -1,7 +1,7 @@
 //! ICMP echo: asked of the real host by a ping socket (icmp(7), `ping_group_range`), so that the answer is true.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
@@ -9,10 +9,10 @@ use std::{
 };
 
 use nix::{
-    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    libc::in6_pktinfo,
     sys::socket::{
-        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6,
-        SockaddrStorage, recvmsg, sendmsg, socket,
+        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, SockaddrStorage,
+        recvmsg, socket,
     },
 };
 use tokio::{
@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ClientAddr, End, OrigDst, Protocol, Shared, What, datagram, limits};
+use super::{ClientAddr, End, OrigDst, Protocol, Shared, What, datagram, limits, packet};
 use crate::{policy::Allowed, watched::watched};
 
 /// Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443).
@@ -107,7 +107,7 @@ impl Door {
 
     async fn reply(&self, to: &Request, message: &[u8]) -> io::Result<()> {
         let [to_address, from] = [to.client, to.destination];
-        self.socket.async_io(Interest::WRITABLE, |fd| send(fd, message, from, to_address)).await
+        self.socket.async_io(Interest::WRITABLE, |fd| packet::send(fd, message, from, to_address)).await
     }
 }
 
@@ -117,26 +117,6 @@ fn with_header(packet: &[u8]) -> Option<Request> {
         |at: usize| packet.get(at..at + 4)?.try_into().ok().map(|octets: [u8; 4]| Ipv4Addr::from(octets).into());
     let header = usize::from(packet.first()? & 0x0f) * 4;
     Some(Request { client: address(12)?, destination: address(16)?, message: packet.get(header..)?.to_vec() })
-}
-
-fn send(fd: &OwnedFd, message: &[u8], from: IpAddr, to: IpAddr) -> io::Result<()> {
-    let parts = [IoSlice::new(message)];
-    let to = SockaddrStorage::from(SocketAddr::new(to, 0));
-    let send = |control: ControlMessage<'_>| {
-        sendmsg(fd.as_raw_fd(), &parts, &[control], MsgFlags::MSG_DONTWAIT, Some(&to)).map(drop)
-    };
-    match from {
-        IpAddr::V4(from) => {
-            let source = in_addr { s_addr: u32::from(from).to_be() };
-            let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: in_addr { s_addr: 0 } };
-            send(ControlMessage::Ipv4PacketInfo(&info))
-        }
-        IpAddr::V6(from) => {
-            let info = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 };
-            send(ControlMessage::Ipv6PacketInfo(&info))
-        }
-    }?;
-    Ok(())
 }
 
 pub(super) async fn serve(door: Door, shared: Arc<Shared>) {
@@ -216,17 +196,11 @@ async fn ask(destination: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The sum over an ICMP message (RFC 1071). For IPv6 it covers addresses, too, and the kernel makes it.
+/// The sum over an ICMP message. For IPv6 it covers addresses, too, and the kernel makes it.
 fn checksum(message: &mut [u8], family: Family) {
     message[2..4].fill(0);
-    if family == Family::V6 {
-        return;
+    if family == Family::V4 {
+        let sum = packet::checksum(&[message]);
+        message[2..4].copy_from_slice(&sum);
     }
-    let words = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let [.., high, low] = (!sum).to_be_bytes();
-    message[2..4].copy_from_slice(&[high, low]);
 }

@@ -6,8 +6,10 @@
 //!                                                                └ inspector: TLS, HTTP ───────── connection ─ server
 //!       ─ doors.udp, reply sockets ──── udp: a flow per pair of addresses ─ decide ───────────── socket ─ server
 //!       ─ doors.dns_udp, dns_tcp ────── dns ─ Resolver: judge ─ Forwarder ────────────────────── socket ─ the host's resolvers
-//!       ─ doors.icmp4, icmp6 ────────── echo ─ decide ────────────────────────────────────────── ping socket ─ host
+//!       ─ doors.raw ─────────────────── echo ─ decide ────────────────────────────────────────── ping socket ─ host
 //! ```
+//!
+//! Where the guest's link is among the host's own, there are no reply sockets and no echoes: `doors.raw` sends all datagrams.
 //!
 //! Called by `sandbox`, which brings the decision (`Settings::decide`, which is a [`Guard`](crate::guard::Guard)'s), the inspector and takes the events. Invariants: nothing leaves the
 //! host before `decide` has allowed its destination, and what is dialled is the address that was judged; everything that a
@@ -24,6 +26,7 @@ mod event;
 mod forward;
 mod limits;
 mod opening;
+mod packet;
 mod record;
 mod tcp;
 mod udp;
@@ -33,6 +36,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinSet;
 
+use self::packet::Datagrams;
 pub use self::{
     address::{ClientAddr, OrigDst},
     event::{End, Event, Moved, Question, Request, What},
@@ -41,7 +45,7 @@ pub use self::{
 };
 pub use crate::{dns::Transport, policy::Protocol};
 use crate::{
-    namespace::{Addressing, Doors, Holder},
+    namespace::{Addressing, Doors, Holder, Raw},
     policy::{Allowed, Denied},
 };
 
@@ -72,6 +76,8 @@ pub struct Gateway {
 struct Shared {
     settings: Settings,
     holder: Holder,
+    /// What sends datagrams to the guest where the holder makes no sockets for that.
+    datagrams: Option<Datagrams>,
 }
 
 impl Gateway {
@@ -81,11 +87,14 @@ impl Gateway {
     /// If the runtime cannot watch the sockets.
     pub fn start(doors: Doors, holder: Holder, settings: Settings) -> io::Result<Self> {
         limits::lift_descriptor_limit();
-        let Doors { tcp, udp, dns_udp, dns_tcp, icmp4, icmp6 } = doors;
-        let shared = Arc::new(Shared { settings, holder });
+        let Doors { tcp, udp, dns_udp, dns_tcp, raw } = doors;
+        let (echoes, datagrams) = match raw {
+            Raw::Echo(v4, v6) => (vec![echo::Door::v4(v4)?, echo::Door::v6(v6)?], None),
+            Raw::Datagrams(v4, v6) => (Vec::new(), Some(Datagrams::new(v4, v6))),
+        };
+        let shared = Arc::new(Shared { settings, holder, datagrams });
         let (tcp, dns_tcp) = (tokio::net::TcpListener::from_std(tcp)?, tokio::net::TcpListener::from_std(dns_tcp)?);
         let (udp, dns_udp) = (tokio::net::UdpSocket::from_std(udp)?, tokio::net::UdpSocket::from_std(dns_udp)?);
-        let echoes = [echo::Door::v4(icmp4)?, echo::Door::v6(icmp6)?];
         let mut tasks = JoinSet::new();
         tasks.spawn(tcp::serve(tcp, Arc::clone(&shared)));
         tasks.spawn(udp::serve(udp, Arc::clone(&shared)));

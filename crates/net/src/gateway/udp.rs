@@ -4,7 +4,9 @@ use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet, time::timeout};
 
-use super::{ClientAddr, End, Moved, OrigDst, Protocol, Shared, What, buffer::with_buffer, datagram, limits};
+use super::{
+    ClientAddr, End, Moved, OrigDst, Protocol, Shared, What, buffer::with_buffer, datagram, limits, packet::Datagrams,
+};
 use crate::policy::Allowed;
 
 type Pair = (ClientAddr, OrigDst);
@@ -80,7 +82,12 @@ async fn copy(
     moved: &mut Moved,
 ) -> io::Result<()> {
     let outside = datagram::connected(destination.get()).await?;
-    let inside = UdpSocket::from_std(shared.holder.reply_socket(destination.get(), client.get()).await?)?;
+    let inside = match &shared.datagrams {
+        None => {
+            Inside::Socket(UdpSocket::from_std(shared.holder.reply_socket(destination.get(), client.get()).await?)?)
+        }
+        Some(datagrams) => Inside::Datagrams(datagrams, destination, client),
+    };
     loop {
         let passed = async {
             tokio::select! {
@@ -88,8 +95,12 @@ async fn copy(
                     moved.from_guest += outside.send(&datagram).await? as u64;
                     Ok(())
                 }
-                ready = datagram::readable(&inside) => ready.and_then(|()| pass(&inside, &outside, &mut moved.from_guest)),
-                ready = datagram::readable(&outside) => ready.and_then(|()| pass(&outside, &inside, &mut moved.to_guest)),
+                inside = inside.readable() => {
+                    inside.and_then(|inside| pass(inside, |bytes| outside.try_send(bytes), &mut moved.from_guest))
+                }
+                ready = datagram::readable(&outside) => {
+                    ready.and_then(|()| pass(&outside, |bytes| inside.try_send(bytes), &mut moved.to_guest))
+                }
             }
         };
         match timeout(limits::FLOW_IDLE, passed).await {
@@ -99,11 +110,35 @@ async fn copy(
     }
 }
 
+/// The guest's side of a flow.
+enum Inside<'a> {
+    /// One of its own, which receives, too.
+    Socket(UdpSocket),
+    /// What sends for all; all that comes in comes by the common door.
+    Datagrams(&'a Datagrams, OrigDst, ClientAddr),
+}
+
+impl Inside<'_> {
+    async fn readable(&self) -> io::Result<&UdpSocket> {
+        match self {
+            Self::Socket(socket) => datagram::readable(socket).await.map(|()| socket),
+            Self::Datagrams(..) => std::future::pending().await,
+        }
+    }
+
+    fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.try_send(bytes),
+            Self::Datagrams(datagrams, from, to) => datagrams.send(bytes, *from, *to).map(|()| bytes.len()),
+        }
+    }
+}
+
 /// Pass one datagram on, if there is one. It is lost if the other side has no room, as on any wire.
-fn pass(from: &UdpSocket, to: &UdpSocket, moved: &mut u64) -> io::Result<()> {
+fn pass(from: &UdpSocket, mut send: impl FnMut(&[u8]) -> io::Result<usize>, moved: &mut u64) -> io::Result<()> {
     let passed = with_buffer(|buffer| {
         let length = datagram::try_recv(from, buffer)?;
-        to.try_send(&buffer[..length])
+        send(&buffer[..length])
     });
     match passed {
         Ok(length) => *moved += length as u64,

@@ -1,7 +1,8 @@
 //! Why a sandbox's network could not be made. Comes from the holder as it is, so it is plain data.
 
-use std::{fs, io};
+use std::{env, fs, io};
 
+use matchlock_netlink::NftError;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,10 @@ const KNOBS: &[(&str, &str, &str)] = &[
     ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces", "10000"),
     ("/proc/sys/user/max_net_namespaces", "user.max_net_namespaces", "10000"),
 ];
+
+/// What a holder needs in the host's own network: to make links, rules and routes; for sockets that speak for any address;
+/// and for such on any port.
+const RIGHTS: &str = "cap_net_admin,cap_net_raw,cap_net_bind_service";
 
 /// What was in the way, with the remedy where there is one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -25,12 +30,23 @@ pub enum Error {
     /// The host keeps its users from making namespaces.
     #[error("this host forbids user namespaces: run `sudo sysctl -w {0}`")]
     Namespaces(String),
-    /// There is no `nft`.
-    #[error("the program nft is missing: install the package nftables")]
-    NftMissing,
-    /// It would not have the rules; its first line.
-    #[error("nft refused the rules of the sandbox's network: {0}")]
-    NftRefused(String),
+    /// The kernel, or whatever this runs in, does, and no setting is known that would change it.
+    #[error("user namespaces are not to be had here: {0}")]
+    NoNamespaces(String),
+    /// This program has no rights in the host's network; what would give it some.
+    #[error("no rights in the host's network: run `{0}`")]
+    HostRights(String),
+    /// Neither namespaces nor rights.
+    #[error("{forbidden}; or, for links among the host's own, `{remedy}`")]
+    Neither {
+        /// Why there are no namespaces.
+        forbidden: String,
+        /// What gives rights.
+        remedy: String,
+    },
+    /// Rules are not in force.
+    #[error("{0}")]
+    Rules(String),
     /// Something else went wrong.
     #[error("{what}: {why}")]
     Step {
@@ -60,9 +76,36 @@ impl Error {
         if denied { forbidding_knob(KNOBS).map_or(self, Self::Namespaces) } else { self }
     }
 
+    /// This program may not make it among the host's links either.
+    pub(super) fn rights() -> Self {
+        let program = env::current_exe().map_or_else(|_| "matchlock".to_owned(), |path| path.display().to_string());
+        Self::HostRights(format!("sudo setcap {RIGHTS}+ep {program}"))
+    }
+
+    /// The other way was forbidden before.
+    pub(super) fn after(self, forbidden: &Self) -> Self {
+        match self {
+            Self::HostRights(remedy) => Self::Neither { forbidden: forbidden.to_string(), remedy },
+            other => other,
+        }
+    }
+
+    /// Whether a network can only be made among the host's own.
+    pub(super) fn is_without_namespaces(&self) -> bool {
+        matches!(self, Self::Namespaces(_) | Self::NoNamespaces(_))
+    }
+
     pub(super) fn unsharing(why: Errno) -> Self {
-        forbidding_knob(KNOBS)
-            .map_or_else(|| Self::step("make a user and network namespace", &why.into()), Self::Namespaces)
+        forbidding_knob(KNOBS).map_or_else(|| Self::NoNamespaces(why.to_string()), Self::Namespaces)
+    }
+}
+
+impl From<NftError> for Error {
+    fn from(error: NftError) -> Self {
+        match error {
+            NftError::Run(why) => Self::step("run nft", &why),
+            said => Self::Rules(said.to_string()),
+        }
     }
 }
 
@@ -86,15 +129,17 @@ mod tests {
         let errors = [
             Error::opening_tun(Errno::ACCESS),
             Error::opening_tun(Errno::NOENT),
-            Error::NftMissing,
+            NftError::Missing.into(),
             Error::Namespaces("kernel.unprivileged_userns_clone=1".into()),
-            Error::NftRefused("Error: Could not process rule: No such file or directory".into()),
+            Error::HostRights("sudo setcap …".into()).after(&Error::NoNamespaces("Operation not permitted".into())),
+            NftError::Refused("Error: Could not process rule: No such file or directory".into()).into(),
         ];
         insta::assert_snapshot!(errors.map(|e| e.to_string()).join("\n"), @r"
         cannot open /dev/net/tun (permission denied): run `sudo chmod 666 /dev/net/tun`
         /dev/net/tun is missing: run `sudo modprobe tun`
         the program nft is missing: install the package nftables
         this host forbids user namespaces: run `sudo sysctl -w kernel.unprivileged_userns_clone=1`
+        user namespaces are not to be had here: Operation not permitted; or, for links among the host's own, `sudo setcap …`
         nft refused the rules of the sandbox's network: Error: Could not process rule: No such file or directory
         ");
     }

@@ -4,25 +4,24 @@
 //! namespace of the process that made it. It ends when the last does that has the other end of its socket: whoever was passed
 //! that is its owner, so a signal at the end of the process that started it would be one too many.
 
-#![expect(unsafe_code, reason = "a TAP is made by an ioctl that rustix does not know")]
-
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
 };
 
+use matchlock_netlink::HostLink;
 use rustix::{
-    fs::{Mode, OFlags, open},
     io::Errno,
-    ioctl::{Updater, ioctl, opcode},
     process::{DumpableBehavior, Resource, Rlimit, getegid, geteuid, set_dumpable_behavior, setrlimit},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs},
 };
+use serde::Serialize;
 
 use super::{
-    Doors, Error, LINK, Plan, doors, link, message,
-    message::{Replier, Request},
-    ruleset::Ruleset,
+    Doors, Error, LINK, Plan, doors, host, link, message,
+    message::{Furnishing, Replier, Request, Where},
+    ruleset::{self, Ruleset},
+    tap,
 };
 
 /// What this program does when it is asked, by its arguments, to be a holder: serve the socket that is its standard input.
@@ -38,36 +37,70 @@ pub fn hold() -> io::Result<()> {
 fn serve(owner: impl AsFd) -> io::Result<()> {
     set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    let mut ours = false;
+    let mut place = None;
+    let served = serve_requests(&owner, &mut place);
+    if let Some(Place::Host { link: Some(link), .. }) = place {
+        // Whoever has written it down tries again.
+        let _ = link.remove();
+    }
+    served
+}
+
+/// Where this holder has made something.
+enum Place {
+    /// In a network namespace; whether in a user namespace, too.
+    Namespace { ours: bool },
+    /// Among the host's links; as what, once it is a sandbox's.
+    Host { called: String, link: Option<HostLink> },
+}
+
+fn serve_requests(owner: impl AsFd, place: &mut Option<Place>) -> io::Result<()> {
     while let Some((request, _)) = message::receive(&owner)? {
-        match request {
-            Request::Create => answer(
-                &owner,
-                create().map(|(tap, new)| {
-                    ours = new;
-                    [tap]
-                }),
-            )?,
-            Request::Furnish(plan) => answer(&owner, finish(&plan, ours).map(Doors::into_descriptors))?,
-            Request::Reply { number, from, to } => {
+        match (request, &mut *place) {
+            (Request::Create(Where::Namespace), None) => {
+                let created = create().map(|(tap, ours)| {
+                    *place = Some(Place::Namespace { ours });
+                    ((), vec![tap])
+                });
+                answer(&owner, created)?;
+            }
+            (Request::Create(Where::Host), None) => {
+                let created = host::create().map(|(tap, called)| {
+                    *place = Some(Place::Host { called, link: None });
+                    ((), vec![tap])
+                });
+                answer(&owner, created)?;
+            }
+            (Request::Furnish(plan), Some(Place::Namespace { ours })) => {
+                answer(&owner, finish(&plan, *ours).map(|doors| (Furnishing::Done, doors.into_descriptors().into())))?;
+            }
+            (Request::Furnish(_), Some(Place::Host { .. })) => {
+                answer(&owner, Ok((Furnishing::OnHost, Vec::new())))?;
+            }
+            (Request::FurnishOnHost(plan, id), Some(Place::Host { called, link })) => {
+                let own = link.insert(HostLink::of(id));
+                answer(&owner, host::finish(&plan, own, called).map(|doors| ((), doors.into_descriptors().into())))?;
+            }
+            (Request::Reply { number, from, to }, Some(Place::Namespace { .. })) => {
                 let socket = doors::reply_socket(from, to);
                 let made = socket.as_ref().map(|_| ()).map_err(|e| e.raw_os_error().unwrap_or_default());
                 let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
                 message::send(&owner, &Replier { number, made }, &descriptors)?;
             }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     Ok(())
 }
 
-fn answer<const N: usize>(owner: impl AsFd, made: Result<[OwnedFd; N], Error>) -> io::Result<()> {
+fn answer<T: Serialize>(owner: impl AsFd, made: Result<(T, Vec<OwnedFd>), Error>) -> io::Result<()> {
     match made {
-        Ok(descriptors) => {
+        Ok((said, descriptors)) => {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            message::send(&owner, &Ok::<(), Error>(()), &descriptors)
+            message::send(&owner, &Ok::<T, Error>(said), &descriptors)
         }
         Err(refusal) => {
-            message::send(&owner, &Err::<(), _>(refusal), &[])?;
+            message::send(&owner, &Err::<T, _>(refusal), &[])?;
             Err(io::ErrorKind::Other.into())
         }
     }
@@ -84,14 +117,14 @@ fn create() -> Result<(OwnedFd, bool), Error> {
         ("ipv6/conf/default/accept_dad", "0"),
         ("ipv6/conf/default/accept_ra", "0"),
     ]);
-    let tap = quiet.and_then(|()| tap());
+    let tap = quiet.and_then(|()| tap::make(LINK)).map(|(tap, _)| tap);
     Ok((tap.map_err(|e| if ours { e.or_forbidden() } else { e })?, ours))
 }
 
 /// Make what goes into the namespace, and put away the rights that were needed.
 fn finish(plan: &Plan, ours: bool) -> Result<Doors, Error> {
     let doors = furnish(plan).map_err(|e| if ours { e.or_forbidden() } else { e })?;
-    put_away().map_err(|e| Error::step("give up the rights that are no longer needed", &e))?;
+    put_away(CapabilitySet::empty())?;
     Ok(doors)
 }
 
@@ -118,7 +151,7 @@ fn enter() -> Result<bool, Error> {
 fn furnish(plan: &Plan) -> Result<Doors, Error> {
     // The rules take the longest, so they are made beside the rest. No packet comes in before the link is up, and they are in
     // force by then.
-    let rules = Ruleset(plan).apply()?;
+    let rules = Ruleset { plan, place: ruleset::Place::Private }.apply()?;
     set(&[
         // Answered by the gateway, for every address is this namespace's own.
         ("ipv4/icmp_echo_ignore_all", "1"),
@@ -126,50 +159,25 @@ fn furnish(plan: &Plan) -> Result<Doors, Error> {
         // Sockets that are not transparent, for IPv6 echoes, speak for any address, too.
         ("ipv6/ip_nonlocal_bind", "1"),
     ])?;
-    let doors = Doors::open().map_err(|e| Error::step("open the gateway's sockets", &e))?;
+    let doors = Doors::open(None).map_err(|e| Error::step("open the gateway's sockets", &e))?;
     rules.done()?;
     link::configure(&plan.addressing)?;
     Ok(doors)
 }
 
 /// Change settings of the namespace's kernel.
-fn set(settings: &[(&str, &str)]) -> Result<(), Error> {
+pub(super) fn set(settings: &[(&str, &str)]) -> Result<(), Error> {
     for (name, value) in settings {
         fs::write(format!("/proc/sys/net/{name}"), value).map_err(|e| Error::step(&format!("set net/{name}"), &e))?;
     }
     Ok(())
 }
 
-/// What stays is what transparent sockets on any port need.
-fn put_away() -> io::Result<()> {
-    let kept = CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
-    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })?;
+/// What stays is what transparent sockets on any port need, and more where there is something to take away at the end.
+pub(super) fn put_away(but: CapabilitySet) -> Result<(), Error> {
+    let kept = CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE | but;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     // Neither a debugger nor a look into `/proc/<pid>/fd`.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    Ok(())
-}
-
-/// `struct ifreq`, as far as it is used here (linux/if.h).
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; 16],
-    flags: u16,
-    rest: [u8; 22],
-}
-
-// linux/if_tun.h. Frames come with a header about checksums and segments, as virtio's do, so that QEMU need not do either.
-const IFF_TAP: u16 = 0x0002;
-const IFF_NO_PI: u16 = 0x1000;
-const IFF_VNET_HDR: u16 = 0x4000;
-const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<std::ffi::c_int>(b'T', 202);
-
-fn tap() -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let tap = open("/dev/net/tun", flags, Mode::empty()).map_err(Error::opening_tun)?;
-    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
-    request.name[..LINK.len()].copy_from_slice(LINK.as_bytes());
-    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which is 40 bytes long, as this is.
-    unsafe { ioctl(&tap, Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request)) }
-        .map_err(|e| Error::step("make the TAP", &e.into()))?;
-    Ok(tap)
+    let away = set_capabilities(None, sets).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    away.map_err(|e| Error::step("give up the rights that are no longer needed", &e.into()))
 }

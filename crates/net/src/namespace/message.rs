@@ -26,11 +26,13 @@ pub(super) const MAX_DESCRIPTORS: usize = Doors::COUNT;
 /// To the holder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// The first: make the namespace and a TAP in it. Answered with `Result<(), Error>` (the module's) and, if it was made, with
-    /// the TAP.
-    Create,
-    /// The second: make what goes by this plan. Answered as the first, with the doors.
+    /// The first: make the namespace and a TAP in it, or a TAP among the host's links. Answered with `Result<(), Error>` (the
+    /// module's) and, if it was made, with the TAP.
+    Create(Where),
+    /// The second: make what goes by this plan. Answered with `Result<Furnishing, Error>` and, if it was made, with the doors.
     Furnish(Plan),
+    /// The second once more, on the host: for the sandbox of this id. Answered as the first, with the doors.
+    FurnishOnHost(Plan, u32),
     /// Make a socket that speaks for `from` to the guest's `to`. Answered with [`Replier`] and, if it was made, with it.
     Reply {
         /// Comes back with the answer.
@@ -38,6 +40,21 @@ pub(super) enum Request {
         from: SocketAddr,
         to: SocketAddr,
     },
+}
+
+/// Where a link is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Where {
+    Namespace,
+    Host,
+}
+
+/// What came of the second request.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Furnishing {
+    Done,
+    /// The link is among the host's, where nothing is made before its undoing is written down.
+    OnHost,
 }
 
 /// From the holder.

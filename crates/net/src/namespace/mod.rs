@@ -24,6 +24,9 @@
 //! create ─> TAP, Unfurnished ─(perhaps to another process)─ furnish(Plan) ─> Doors, Holder
 //! ```
 //!
+//! Where user namespaces are forbidden, and this program has rights in the host's network, the link is among the host's
+//! (`host.rs`; why and how, `docs/adr/0008-links-among-the-hosts-own.md`).
+//!
 //! Invariant: nothing is left on the host. The namespace lives as long as the holder and the descriptors do, and the holder
 //! as long as whoever has the other end of its socket, which [`Unfurnished`] and [`Holder`] are.
 
@@ -31,10 +34,12 @@ mod addressing;
 mod doors;
 mod error;
 mod holder;
+mod host;
 mod link;
 mod message;
 mod owner;
 mod ruleset;
+mod tap;
 
 use std::{
     ffi::OsString,
@@ -44,12 +49,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use matchlock_netlink::{HostLink, HostLinkError};
+
 pub use self::{
     addressing::Addressing,
-    doors::Doors,
+    doors::{Doors, Raw},
     error::Error,
     holder::hold,
-    owner::{Holder, Unfurnished, create},
+    owner::{Furnished, Holder, OnHost, Unfurnished, create},
 };
 
 /// The guest's link, as it is called in the namespace. Nobody outside sees it.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Mutex, oneshot},
@@ -17,8 +18,10 @@ use tokio::{
 };
 
 use super::{
-    Doors, Error, HolderCommand, Plan, message,
-    message::{Replier, Request},
+    Addressing, Doors, Error, HolderCommand, Plan,
+    doors::Raw,
+    message,
+    message::{Furnishing, Replier, Request, Where},
 };
 use crate::watched::watched;
 
@@ -34,6 +37,22 @@ const BUILDING: &str = "make the sandbox's network";
 #[derive(Debug)]
 pub struct Unfurnished(OwnedFd);
 
+/// What became of it.
+#[derive(Debug)]
+pub enum Furnished {
+    /// A network of its own.
+    Private(Doors, Holder),
+    /// Nothing yet: its TAP is among the links of the host.
+    OnHost(OnHost),
+}
+
+/// A TAP among the links of the host, where user namespaces are not to be had. It ends when this is dropped.
+#[derive(Debug)]
+pub struct OnHost {
+    socket: AsyncFd<OwnedFd>,
+    plan: Plan,
+}
+
 /// The process that keeps the namespace and makes further sockets in it. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Holder {
@@ -41,11 +60,20 @@ pub struct Holder {
     asked: AtomicU64,
 }
 
-/// Make a namespace; also returns its TAP, for the VMM.
+/// Make a namespace, or a place among the host's links where that is forbidden; also returns its TAP, for the VMM.
 ///
 /// # Errors
 /// What is missing on this host, with the remedy where there is one.
 pub async fn create(holder: HolderCommand) -> Result<(OwnedFd, Unfurnished), Error> {
+    match create_at(holder.clone(), Where::Namespace).await {
+        Err(forbidden) if forbidden.is_without_namespaces() => {
+            create_at(holder, Where::Host).await.map_err(|other| other.after(&forbidden))
+        }
+        created => created,
+    }
+}
+
+async fn create_at(holder: HolderCommand, place: Where) -> Result<(OwnedFd, Unfurnished), Error> {
     let (answer, started) = oneshot::channel();
     // A child has to be waited for, whoever owns what it holds by then.
     std::thread::Builder::new()
@@ -54,8 +82,9 @@ pub async fn create(holder: HolderCommand) -> Result<(OwnedFd, Unfurnished), Err
         .map_err(|e| Error::step("start a thread", &e))?;
     let started = started.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     let socket = started.map_err(|e| Error::step("start the holder of the sandbox's network", &e))?;
-    let socket = watched(socket).map_err(|e| Error::step("watch the holder", &e))?;
-    let [tap] = build(&socket, &Request::Create).await?;
+    let socket = watch(socket)?;
+    let ((), taps) = build(&socket, &Request::Create(place)).await?;
+    let [tap] = taps.try_into().map_err(|_| unreadable())?;
     Ok((tap, Unfurnished(socket.into_inner())))
 }
 
@@ -80,16 +109,23 @@ fn start(holder: &HolderCommand, answer: oneshot::Sender<io::Result<OwnedFd>>) {
     let _ = child.wait();
 }
 
-/// Have the holder make something that consists of so many descriptors.
-async fn build<const N: usize>(holder: &AsyncFd<OwnedFd>, request: &Request) -> Result<[OwnedFd; N], Error> {
+/// Have the holder make something: what it says of it, and its descriptors.
+async fn build<T: DeserializeOwned>(holder: &AsyncFd<OwnedFd>, request: &Request) -> Result<(T, Vec<OwnedFd>), Error> {
     let talk = |e: io::Error| Error::step(BUILDING, &e);
     message::send(holder.get_ref(), request, &[]).map_err(talk)?;
-    let answer = holder.async_io(Interest::READABLE, |fd| message::receive::<Result<(), Error>>(fd.as_fd()));
+    let answer = holder.async_io(Interest::READABLE, |fd| message::receive::<Result<T, Error>>(fd.as_fd()));
     let answer = timeout(BUILD_DEADLINE, answer).await.map_err(|late| talk(late.into()))?;
     let (answer, descriptors) =
         answer.and_then(|answer| answer.ok_or(io::ErrorKind::UnexpectedEof.into())).map_err(talk)?;
-    answer?;
-    descriptors.try_into().map_err(|_| talk(io::ErrorKind::InvalidData.into()))
+    Ok((answer?, descriptors))
+}
+
+fn watch(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    watched(socket).map_err(|e| Error::step("watch the holder", &e))
+}
+
+fn unreadable() -> Error {
+    Error::step(BUILDING, &io::ErrorKind::InvalidData.into())
 }
 
 impl Unfurnished {
@@ -97,10 +133,33 @@ impl Unfurnished {
     ///
     /// # Errors
     /// What is missing on this host, with the remedy where there is one; the namespace has ended then.
-    pub async fn furnish(self, plan: Plan) -> Result<(Doors, Holder), Error> {
-        let socket = watched(self.0).map_err(|e| Error::step("watch the holder", &e))?;
-        let doors = build(&socket, &Request::Furnish(plan)).await?;
-        Ok((Doors::from_descriptors(doors), Holder { socket: Mutex::new(socket), asked: AtomicU64::new(0) }))
+    pub async fn furnish(self, plan: Plan) -> Result<Furnished, Error> {
+        let socket = watch(self.0)?;
+        let (furnishing, doors) = build(&socket, &Request::Furnish(plan)).await?;
+        match furnishing {
+            Furnishing::Done => {
+                Holder::of(socket, doors, Raw::Echo).map(|(doors, holder)| Furnished::Private(doors, holder))
+            }
+            Furnishing::OnHost => Ok(Furnished::OnHost(OnHost { socket, plan })),
+        }
+    }
+}
+
+impl OnHost {
+    /// Make what goes by the plan, for the sandbox of this id. Whatever becomes of it, [`HostLink::remove`](super::HostLink::remove)
+    /// takes it away: that is to be written down before. The holder does so, too, when it ends in order.
+    ///
+    /// # Errors
+    /// What is missing on this host, with the remedy where there is one; what there was has been taken away then.
+    pub async fn furnish(self, id: u32) -> Result<(Doors, Holder), Error> {
+        let ((), doors) = build(&self.socket, &Request::FurnishOnHost(self.plan, id)).await?;
+        Holder::of(self.socket, doors, Raw::Datagrams)
+    }
+
+    /// The link's addresses.
+    #[must_use]
+    pub const fn addressing(&self) -> &Addressing {
+        &self.plan.addressing
     }
 }
 
@@ -119,6 +178,15 @@ impl From<OwnedFd> for Unfurnished {
 }
 
 impl Holder {
+    fn of(
+        socket: AsyncFd<OwnedFd>,
+        doors: Vec<OwnedFd>,
+        raw: fn(OwnedFd, OwnedFd) -> Raw,
+    ) -> Result<(Doors, Self), Error> {
+        let doors = Doors::from_descriptors(doors.try_into().map_err(|_| unreadable())?, raw);
+        Ok((doors, Self { socket: Mutex::new(socket), asked: AtomicU64::new(0) }))
+    }
+
     /// A socket that speaks for `from` to the guest's `to`, and receives what the guest sends from there to there.
     ///
     /// # Errors

@@ -14,7 +14,10 @@ use rustix::{
     process::{Pid, PidfdFlags, geteuid, pidfd_open},
 };
 
-use crate::{Story, sandbox, world::DEADLINE};
+use crate::{
+    FORBIDDING, Story, USUAL, sandbox,
+    world::{self, DEADLINE, Host},
+};
 
 pub(crate) const STORIES: &[Story] = &[
     ("end_of_a_killed_supervisor_leaves_nothing", killed),
@@ -27,7 +30,7 @@ pub(crate) fn supervise() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let made = runtime.block_on(async {
         let (tap, unfurnished) = namespace::create(sandbox::holder()).await?;
-        unfurnished.furnish(sandbox::plan()).await.map(|furnished| (tap, furnished))
+        sandbox::furnish(unfurnished, sandbox::plan()).await.map(|furnished| (tap, furnished))
     });
     println!("{}", made.as_ref().map_or_else(ToString::to_string, |_| "made".to_owned()));
     std::io::stdout().flush().unwrap();
@@ -35,9 +38,10 @@ pub(crate) fn supervise() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn supervisor(prepare: impl FnOnce(&mut Command)) -> Child {
+pub(crate) fn supervisor(prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new("/proc/self/exe");
-    prepare(command.arg("supervise").stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let host = if world::host() == Host::Usual { USUAL } else { FORBIDDING };
+    prepare(command.args(["supervise", host]).stdin(Stdio::piped()).stdout(Stdio::piped()));
     let mut child = command.spawn().unwrap();
     let mut said = [0; 5];
     child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
@@ -46,7 +50,7 @@ fn supervisor(prepare: impl FnOnce(&mut Command)) -> Child {
 }
 
 /// The one child of a process, whichever of its threads started it.
-fn child_of(parent: u32) -> i32 {
+pub(crate) fn child_of(parent: u32) -> i32 {
     let threads = fs::read_dir(format!("/proc/{parent}/task")).unwrap();
     let children = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
     children.collect::<String>().trim().parse().unwrap()
@@ -59,7 +63,7 @@ fn processes_in(namespace: &PathBuf) -> Vec<String> {
     processes.filter(inside).map(|process| process.display().to_string()).collect()
 }
 
-fn wait_for_end(pid: i32) {
+pub(crate) fn wait_for_end(pid: i32) {
     // Gone already is as good.
     let Ok(process) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { return };
     let deadline = Timespec { tv_sec: DEADLINE.as_secs().try_into().unwrap(), tv_nsec: 0 };

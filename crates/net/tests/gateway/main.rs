@@ -16,6 +16,7 @@ mod end;
 mod guard;
 mod guest;
 mod intercept;
+mod on_host;
 mod sandbox;
 mod tcp;
 mod udp;
@@ -28,6 +29,9 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
+use rustix::thread::CapabilitySet;
+
+use self::world::Host;
 
 /// A story's name and what happens in it.
 type Story = (&'static str, fn());
@@ -36,10 +40,17 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "hold"] => matchlock_net::namespace::hold().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
-        [_, "supervise"] => end::supervise(),
-        [_, "story", name] => {
+        [_, "supervise", host] => {
+            world::be_on(host_of(host));
+            end::supervise()
+        }
+        [_, "hold-with-rights"] => {
+            on_host::hold(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE)
+        }
+        [_, "hold-without-rights"] => on_host::hold(CapabilitySet::empty()),
+        [_, "story", host, name] => {
             let (_, story) = stories().into_iter().find(|story| story.0 == name).expect("a story of this name");
-            world::enter();
+            world::enter(host_of(host));
             story();
             ExitCode::SUCCESS
         }
@@ -48,24 +59,38 @@ fn main() -> ExitCode {
             if let Some(missing) = &missing {
                 println!("all stories about a sandbox's network are skipped: {missing}");
             }
-            let trial = |(name, _): Story| Trial::test(name, move || tell(name)).with_ignored_flag(missing.is_some());
-            libtest_mimic::run(&Arguments::from_args(), stories().into_iter().map(trial).collect()).exit_code()
+            let trial = |host, story: Story| {
+                let trial = Trial::test(format!("{host}{}", story.0), move || tell(host, story.0));
+                trial.with_ignored_flag(missing.is_some())
+            };
+            let usual = everywhere().into_iter().chain(usual()).map(|story| trial(USUAL, story));
+            let forbidding = everywhere().into_iter().chain(on_host::STORIES.to_vec());
+            let forbidding = forbidding.map(|story| trial(FORBIDDING, story));
+            libtest_mimic::run(&Arguments::from_args(), usual.chain(forbidding).collect()).exit_code()
         }
     }
 }
 
+/// What stands before a story's name, by its host.
+pub(crate) const USUAL: &str = "";
+pub(crate) const FORBIDDING: &str = "among_the_hosts_links_";
+
+fn host_of(name: &str) -> Host {
+    if name == USUAL { Host::Usual } else { Host::Forbidding }
+}
+
+/// What is so on every host.
+fn everywhere() -> Vec<Story> {
+    [tcp::STORIES, udp::STORIES, dns::STORIES, walls::STORIES, guard::STORIES].concat()
+}
+
+/// What is so where there are namespaces.
+fn usual() -> Vec<Story> {
+    [echo::STORIES, end::STORIES, &intercept::stories()].concat()
+}
+
 fn stories() -> Vec<Story> {
-    [
-        tcp::STORIES,
-        udp::STORIES,
-        dns::STORIES,
-        echo::STORIES,
-        walls::STORIES,
-        guard::STORIES,
-        end::STORIES,
-        &intercept::stories(),
-    ]
-    .concat()
+    [everywhere(), usual(), on_host::STORIES.to_vec()].concat()
 }
 
 /// These need the device, as sandboxes with a network do.
@@ -74,9 +99,9 @@ fn what_is_missing() -> Option<String> {
     tun.err().map(|e| format!("/dev/net/tun: {e}"))
 }
 
-fn tell(name: &str) -> Result<(), libtest_mimic::Failed> {
+fn tell(host: &str, name: &str) -> Result<(), libtest_mimic::Failed> {
     let mut story = Command::new("/proc/self/exe");
-    let output = story.args(["story", name]).output()?;
+    let output = story.args(["story", host, name]).output()?;
     if output.status.success() {
         return Ok(());
     }

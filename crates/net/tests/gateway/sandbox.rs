@@ -1,21 +1,25 @@
 //! A sandbox's network as its supervisor has it, with a guest on it.
 
 use std::{
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use matchlock_net::{
     gateway::{Decide, Event, Forwarder, Gateway, Grant, Inspector, OrigDst, Resolver, Servers, Settings},
-    namespace::{self, Addressing, HolderCommand, Plan},
+    namespace::{self, Addressing, Doors, Error, Furnished, Holder, HolderCommand, Plan, Unfurnished},
     policy::{AddressClass, Allowed, Denied, Rule},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     guest::Guest,
-    world::{DEADLINE, DNS, at},
+    world::{self, DEADLINE, DNS, Host, at},
 };
 
 type Events = dyn Fn(Event) + Send + Sync;
@@ -27,12 +31,29 @@ pub(crate) struct Sandbox {
     supervisor: Option<JoinHandle<()>>,
 }
 
+/// How the id of the first sandbox of a story ends, where it has one.
+pub(crate) const FIRST_ID: u32 = 0x0123_abcd;
+
 pub(crate) fn plan() -> Plan {
     Plan { addressing: Addressing::default(), ipv6: true, udp: true }
 }
 
 pub(crate) fn holder() -> HolderCommand {
-    HolderCommand { program: "/proc/self/exe".into(), arguments: vec!["hold".into()] }
+    let verb = match world::host() {
+        Host::Usual => "hold",
+        Host::Forbidding => "hold-with-rights",
+    };
+    HolderCommand { program: "/proc/self/exe".into(), arguments: vec![verb.into()] }
+}
+
+/// Wherever it is, as a sandbox with a name of its own.
+pub(crate) async fn furnish(unfurnished: Unfurnished, plan: Plan) -> Result<(Doors, Holder), Error> {
+    static ID: AtomicU32 = AtomicU32::new(FIRST_ID);
+    match (unfurnished.furnish(plan).await?, world::host()) {
+        (Furnished::Private(doors, holder), Host::Usual) => Ok((doors, holder)),
+        (Furnished::OnHost(place), Host::Forbidding) => place.furnish(ID.fetch_add(1, Ordering::Relaxed)).await,
+        (furnished, host) => panic!("{furnished:?} on {host:?}"),
+    }
 }
 
 /// With everything allowed, and the world's DNS server.
@@ -89,7 +110,7 @@ fn launch(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (made, unfurnished) = namespace::create(holder()).await.unwrap();
-            let (doors, holder) = unfurnished.furnish(plan).await.unwrap();
+            let (doors, holder) = furnish(unfurnished, plan).await.unwrap();
             tap.send(made).unwrap();
             // The story may have ended without hearing of everything.
             let events: Arc<Events> = Arc::new(move |e| drop(event.send(e)));

@@ -73,7 +73,7 @@ fn addresses() {
 }
 
 /// In the guest: send an IPv4 packet of a protocol, with the kernel's header.
-fn send_raw(protocol: i32, payload: &[u8]) {
+pub(crate) fn send_raw(protocol: i32, payload: &[u8]) {
     let raw = rustix::net::RawProtocol::new(protocol.unsigned_abs()).unwrap();
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,

@@ -1,8 +1,10 @@
 //! The host of a story, and its internet: a network namespace whose loopback has public-looking addresses.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
@@ -19,9 +21,39 @@ pub(crate) const SERVER6: &str = "2606:2800:220:1::1";
 /// The host has it, but nothing of the sandbox should.
 pub(crate) const DNS: &str = "9.9.9.9";
 
+/// What kind of host a story's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// It lets its users make namespaces.
+    Usual,
+    /// It forbids that, looks closely at where packets come from, and forwards them; this program has rights in its network.
+    Forbidding,
+}
+
+static HOST: OnceLock<Host> = OnceLock::new();
+
+/// That of the story.
+pub(crate) fn host() -> Host {
+    *HOST.get().unwrap_or(&Host::Usual)
+}
+
+/// This process is in a world already.
+pub(crate) fn be_on(host: Host) {
+    HOST.set(host).unwrap();
+}
+
 /// Move this process into a world of its own.
-pub(crate) fn enter() {
-    namespace::enter().unwrap();
+pub(crate) fn enter(host: Host) {
+    be_on(host);
+    match host {
+        Host::Usual => namespace::enter().unwrap(),
+        Host::Forbidding => {
+            namespace::enter_forbidding().unwrap();
+            for setting in ["conf/all/rp_filter", "conf/default/rp_filter", "ip_forward"] {
+                fs::write(format!("/proc/sys/net/ipv4/{setting}"), "1").unwrap();
+            }
+        }
+    }
     let addresses = [SERVER4, SERVER6, DNS].map(|address| format!("addr add {address} dev lo\n"));
     ip(&addresses.concat());
 }

@@ -1,18 +1,28 @@
 //! The host's end of a sandbox's network link, while its machine is brought up.
 //!
 //! ```text
-//! lay ─> TAP for the machine, namespace ─(perhaps as part of a spare)─ plug in ─> doors and holder, for the gateway
+//! lay ─> TAP for the machine, namespace ─(perhaps as part of a spare)─ plug in ─┬──────────> doors and holder, for the gateway
+//!                                                                                └ on the host ─ lease ┘
 //! ```
+//!
+//! Where user namespaces are forbidden the TAP is among the host's own links. That waits for a lease, without which nothing is made.
 //!
 //! Called by `bring_up`, by `template` for the machine that is saved, and by `warm`. Invariant: a cable belongs to one machine, and
 //! goes with whoever has it.
 
 use std::sync::Arc;
 
-use matchlock_net::namespace::{Addressing, Doors, Error, Holder, HolderCommand, Plan, Unfurnished, create};
+use matchlock_model::SandboxId;
+use matchlock_net::namespace::{
+    Addressing, Doors, Error, Furnished, Holder, HolderCommand, OnHost, Plan, Unfurnished, create,
+};
+use matchlock_store::{LeasedLink, SandboxStore};
 use matchlock_vmm::Nic;
 use matchlock_wire::NetworkLink;
 use tokio::task::JoinSet;
+
+use super::GatewayError;
+use crate::launch::LaunchError;
 
 /// The verb under which this program holds a namespace.
 pub const HOLDER_VERB: &str = "hold";
@@ -36,7 +46,7 @@ pub(crate) async fn lay() -> Result<(Nic, Unfurnished), Error> {
 pub(crate) struct Cabling {
     plan: Plan,
     laying: JoinSet<Result<(Nic, Unfurnished), Error>>,
-    plugging_in: JoinSet<Result<Ends, Error>>,
+    plugging_in: JoinSet<Result<Furnished, Error>>,
 }
 
 impl Cabling {
@@ -65,16 +75,28 @@ impl Cabling {
         self.plugging_in.spawn(namespace.furnish(self.plan));
     }
 
-    /// Wait until it is done.
-    pub(crate) async fn done(mut self) -> Result<Ends, Error> {
+    /// Wait until it is done, for the sandbox of this id, in whose name a link of the host's is leased if it has to be.
+    pub(crate) async fn done(mut self, store: &mut SandboxStore, id: &SandboxId) -> Result<Ends, LaunchError> {
         let interrupted = || Error::Step { what: LAYING.to_owned(), why: "interrupted".to_owned() };
-        self.plugging_in.join_next().await.and_then(Result::ok).ok_or_else(interrupted)?
+        let furnished = self.plugging_in.join_next().await.and_then(Result::ok).ok_or_else(interrupted).flatten();
+        match furnished.map_err(GatewayError::from)? {
+            Furnished::Private(doors, holder) => Ok((doors, holder)),
+            Furnished::OnHost(place) => {
+                store.lease_link(id, leased(&place))?;
+                Ok(place.furnish(id.number()).await.map_err(GatewayError::from)?)
+            }
+        }
     }
 
     /// The link's addresses.
     pub(crate) const fn addressing(&self) -> &Addressing {
         &self.plan.addressing
     }
+}
+
+fn leased(place: &OnHost) -> LeasedLink {
+    let Addressing { gateway4, guest4, prefix4, .. } = *place.addressing();
+    LeasedLink { gateway: gateway4, guest: guest4, prefix: prefix4 }
 }
 
 /// The guest's side of the same link.

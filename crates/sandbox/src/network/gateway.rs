@@ -18,7 +18,7 @@ use rustls::RootCertStore;
 use thiserror::Error;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::{Egress, cable::Cabling};
+use super::{Egress, cable::Ends};
 use crate::control::{self, Control, Service};
 
 /// What the authority is called in the certificates that people look at.
@@ -95,12 +95,11 @@ impl Prospect {
     /// Carry what comes, and be there for changes, until the outcome is dropped. `events` hears of all of it.
     pub(crate) async fn serve(
         self,
-        cabling: Cabling,
+        (doors, holder): Ends,
         events: Arc<dyn Fn(Event) + Send + Sync>,
         control_socket: &Path,
     ) -> Result<AtWork, GatewayError> {
         let Self { guard, rules, secrets, addressing, trust } = self;
-        let (doors, holder) = cabling.done().await?;
         let mut inspector: Option<Arc<dyn Inspector>> = None;
         if let Some(Trust { authority, roots }) = trust {
             let (guard, rules, secrets) = (guard.clone(), rules.clone(), secrets.clone());

@@ -5,6 +5,7 @@
 
 mod damage;
 mod images;
+mod leases;
 mod reconcile;
 mod sandboxes;
 mod support;

@@ -1,0 +1,87 @@
+//! nft(8) at work. `LC_ALL=C` has it speak as it is compared with here.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+};
+use thiserror::Error;
+
+/// Rules on their way into force, as one transaction. It goes by names of links, so these need not exist.
+#[derive(Debug)]
+pub struct Nft(Child);
+
+/// Why they are not in force.
+#[derive(Debug, Error)]
+pub enum NftError {
+    /// There is no `nft`.
+    #[error("the program nft is missing: install the package nftables")]
+    Missing,
+    /// It would not have them; its first line.
+    #[error("nft refused the rules of the sandbox's network: {0}")]
+    Refused(String),
+    /// It cannot be talked to.
+    #[error("run nft")]
+    Run(#[source] io::Error),
+}
+
+impl Nft {
+    /// Tell `nft` what to do in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// If it is missing or cannot be started.
+    pub fn start(script: &str) -> Result<Self, NftError> {
+        let mut nft = Command::new(find().ok_or(NftError::Missing)?);
+        nft.args(["-f", "-"]).env("LC_ALL", "C");
+        nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = passing_on_rights(|| nft.spawn()).map_err(NftError::Run)?;
+        // A pipe holds far more than any of our scripts.
+        let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+        match written {
+            // It went away without reading, and has said why.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(NftError::Run(e)),
+            _ => Ok(Self(child)),
+        }
+    }
+
+    /// Wait until it is done.
+    ///
+    /// # Errors
+    /// If it has refused.
+    pub fn done(self) -> Result<(), NftError> {
+        let output = self.0.wait_with_output().map_err(NftError::Run)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(NftError::Refused(said.lines().next().unwrap_or("it did not say why").to_owned()))
+    }
+}
+
+/// Rights that this program's file has are not its children's, unless they are said to be (capabilities(7), "ambient"). They are
+/// those of the calling thread, for as long as it starts one.
+fn passing_on_rights<T>(start: impl FnOnce() -> T) -> T {
+    let right = CapabilitySet::NET_ADMIN;
+    let Some(own) = capabilities(None).ok().filter(|own| own.permitted.contains(right)) else { return start() };
+    let more = CapabilitySets { inheritable: own.inheritable | right, ..own };
+    // Without it `nft` says what it was refused.
+    let passed = set_capabilities(None, more).and_then(|()| configure_capability_in_ambient_set(right, true)).is_ok();
+    let started = start();
+    if passed {
+        let _ = configure_capability_in_ambient_set(right, false);
+    }
+    let _ = set_capabilities(None, own);
+    started
+}
+
+/// An ordinary user's `PATH` often leaves administrators' programs out.
+fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft"));
+    places.find(|program| program.is_file())
+}
