@@ -36,9 +36,7 @@ pub fn enter_forbidding() -> Result<()> {
 fn enter_with(users: bool) -> Result<()> {
     let (user, group) = (geteuid(), getegid());
     let spaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    if !users {
-        unshare(spaces).context("make namespaces")?;
-    } else {
+    if users {
         unshare(spaces | CloneFlags::CLONE_NEWUSER).context("make namespaces, with one thread, as a user")?;
         let maps = [
             ("setgroups", "deny".to_owned()),
@@ -48,6 +46,8 @@ fn enter_with(users: bool) -> Result<()> {
         for (file, content) in maps {
             fs::write(format!("/proc/self/{file}"), content).context(file)?;
         }
+    } else {
+        unshare(spaces).context("make namespaces")?;
     }
     // What is mounted from now on is seen in here only.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("keep mounts private")?;
