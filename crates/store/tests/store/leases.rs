@@ -63,14 +63,15 @@ fn a_link_is_removed_with_its_rules_routes_and_lease() {
         assert!(alone.status().unwrap().success());
         return;
     };
+    let ip = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
+    ip(&["link", "set", "lo", "up"]);
     let clean = traces();
     let mut store = SandboxStore::open(&layout).unwrap();
     register_for(&mut store, &id(1), &dead(), &[]).unwrap();
     store.lease_link(&id(1), LINK).unwrap();
     // As it is made, but for what it does; a pair of links stands for a TAP.
     let link = HostLink::of(1);
-    let pair = ["link", "add", link.name(), "type", "veth", "peer", "name", "guest"];
-    assert!(Command::new("ip").args(pair).status().unwrap().success());
+    ip(&["link", "add", link.name(), "type", "veth", "peer", "name", "guest"]);
     link.add_routes(&Netlink::open().unwrap()).unwrap();
     let table = link.table();
     Nft::start(&format!("table netdev {table} {{}}\ntable inet {table} {{}}\n")).unwrap().done().unwrap();
