@@ -30,7 +30,7 @@ def word(error):
         return "silence"
     if isinstance(error, socket.gaierror):
         return "no such name"
-    if isinstance(error, OSError) and error.errno in (101, 113):
+    if isinstance(error, OSError) and error.errno in (13, 101, 113):
         return "unreachable"
     return f"{type(error).__name__}: {error}"
 
@@ -288,7 +288,7 @@ for line in sys.stdin:
     signal.alarm(100)
     with contextlib.redirect_stdout(said):
         try:
-            exec(attempt["run"], globals())
+            exec(attempt["run"], dict(globals()))
             if "link" in kept:
                 print(heard())
         except Exception as error:

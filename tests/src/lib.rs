@@ -8,7 +8,7 @@ mod watch;
 use anyhow::{Result, ensure};
 use matchlock_testkit::{Home, ImageSpec, Matchlock, OciLayout, Output, Running, images};
 
-pub use watch::{Process, hold_database, logged, machine_of, query, sandbox_folder, until};
+pub use watch::{Family, Process, hold_database, logged, machine_of, query, sandbox_folder, until};
 
 /// What the stories call the Debian image.
 pub const DEBIAN: &str = "debian:test";

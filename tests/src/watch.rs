@@ -1,6 +1,7 @@
 //! Watching a command from outside while it works: what it has made so far, its virtual machine, and the database.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read, Write},
     os::fd::OwnedFd,
@@ -89,16 +90,60 @@ pub fn until<T>(command: &Running, what: &str, mut look: impl FnMut() -> Option<
     }
 }
 
+/// All that a supervisor has started, with the network namespaces that are its own: what must end with it.
+#[derive(Debug)]
+pub struct Family {
+    processes: Vec<Process>,
+    networks: BTreeSet<PathBuf>,
+}
+
+impl Family {
+    /// As it is now; stop the supervisor before, so that it stays so.
+    #[must_use]
+    pub fn of(supervisor: u32) -> Self {
+        let mut pids = children_of(supervisor);
+        let mut next = 0;
+        while let Some(pid) = pids.get(next) {
+            pids.extend(children_of(*pid));
+            next += 1;
+        }
+        let ours = network_of("self");
+        let networks = pids.iter().filter_map(|pid| network_of(&pid.to_string()));
+        let networks = networks.filter(|network| Some(network) != ours.as_ref()).collect();
+        Self { processes: pids.into_iter().filter_map(|pid| Process::open(pid).ok()).collect(), networks }
+    }
+
+    /// Wait until all of it is gone by itself.
+    ///
+    /// # Errors
+    /// A process goes on for longer than ten seconds, or one is left in a namespace.
+    pub fn ends(&self) -> Result<()> {
+        self.processes.iter().try_for_each(Process::ends)?;
+        let all = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let within = |pid: &String| network_of(pid).is_some_and(|network| self.networks.contains(&network));
+        let left: Vec<_> = all.filter(within).collect();
+        ensure!(left.is_empty(), "left in a network of the sandbox: {left:?}");
+        Ok(())
+    }
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// The network namespace of a process that there is, by its name below `/proc`.
+fn network_of(process: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/net")).ok()
+}
+
 /// The virtual machine of a supervisor: its child that is QEMU.
 #[must_use]
 pub fn machine_of(supervisor: u32) -> Option<Process> {
-    let tasks = fs::read_dir(format!("/proc/{supervisor}/task")).ok()?;
-    let children = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<u32> =
-        children.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
     let is_qemu =
         |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("qemu"));
-    pids.into_iter().find(is_qemu).and_then(|pid| Process::open(pid).ok())
+    children_of(supervisor).into_iter().find(is_qemu).and_then(|pid| Process::open(pid).ok())
 }
 
 /// The folder of the one sandbox of a home, as soon as it is there.

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use anyhow::{Result, ensure};
 use matchlock_testkit::{Home, Output, Running, images};
 use matchlock_tests::{
-    BUSYBOX, DEBIAN, Process, busybox, hold_database, logged, machine_of, query, sandbox_folder, until,
+    BUSYBOX, DEBIAN, Family, Process, busybox, hold_database, logged, machine_of, query, sandbox_folder, until,
 };
 use rustix::process::Signal;
 
@@ -42,13 +42,12 @@ fn killed(flags: &[&str], moment: impl FnOnce(&Home, &Running) -> Result<()>) ->
     let home = busybox()?;
     let run = start(&home, flags)?;
     moment(&home, &run)?;
-    let machine = machine_of(run.pid());
+    run.signal(Signal::STOP)?;
+    let family = Family::of(run.pid());
     run.signal(Signal::KILL)?;
     let output = run.wait()?;
     ensure!(output.code() == 128 + 9, "{output}");
-    if let Some(machine) = machine {
-        machine.ends()?;
-    }
+    family.ends()?;
     everything_can_be_cleaned(&home)
 }
 

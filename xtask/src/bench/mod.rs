@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Samples of a start, and of the bare restore that it is compared to
     #[arg(long, default_value_t = 100)]
     runs: usize,
+    /// Samples of a start with a sealed network, an open one and none
+    #[arg(long, default_value_t = 40)]
+    networks: usize,
     /// Samples of a cold start
     #[arg(long, default_value_t = 15)]
     colds: usize,
@@ -75,6 +78,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         report.add(args.runs, "start", || start::restored(&home, &floor, args.runs));
         report.add(args.spares, "start with a spare waiting", || start::adopted(&home, &floor, args.spares));
     }
+    report.add(args.networks, "start with a network", || start::connected(&home, args.networks));
     report.add(args.colds, "cold start", || start::cold(&home, &files, &runtime, args.colds));
     report.add(args.firsts, "first start", || start::first(&home, args.firsts));
     report.add(args.execs, "exec", || many::by_the_program(&home, args.execs));

@@ -42,6 +42,22 @@ pub(super) fn restored(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Ro
     ])
 }
 
+/// A start with a sealed network and a secret, with an open one as it is by default, and without any.
+pub(super) fn connected(home: &Home, runs: usize) -> Result<Vec<Row>> {
+    let with = |flags: &[&str]| home.time(&[&TRUE[..3], flags, &TRUE[3..]].concat());
+    let (mut sealed, mut open, mut none) = (Vec::new(), Vec::new(), Vec::new());
+    home.warm_up()?;
+    for _ in 0..runs {
+        none.push(with(&["--no-network"])?);
+        open.push(with(&[])?);
+        sealed.push(with(&["--allow-host", "x.com", "--secret", "KEY=0123456789abcdef@api.x.com"])?);
+    }
+    let (sealed, open, none) = (samples(sealed)?, samples(open)?, samples(none)?);
+    let details = format!("{}; open {}; none {}; {runs} runs each", shown(&sealed), shown(&open), shown(&none));
+    let what = "start with an allow-list and a secret, against the same with `--no-network`";
+    Ok(vec![Row::at_most(what, 1.25, ratio(50, &sealed, &none), &details)])
+}
+
 /// The same with a spare sandbox waiting, of any image and of this one.
 pub(super) fn adopted(home: &Home, floor: &Floor, runs: usize) -> Result<Vec<Row>> {
     let image = ["--image", TRUE[2]];

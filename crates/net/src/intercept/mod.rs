@@ -192,6 +192,11 @@ async fn inspect_tls(
     // What is bound to a name, or said about its requests, cannot be seen to there.
     let seen_to = shared.secrets.get().are_for(&host) || shared.rules.concern(&host, destination.get().port());
     if shared.guard.policy().passes_through(&name) && !seen_to {
+        // It is for the server to say whom it takes this for, and nobody sees what it says.
+        if !asked {
+            hello::refuse(&mut guest).await;
+            return Ok(End::Blocked(format!("its TLS does not say that it is for {name}, whose TLS is left alone")));
+        }
         return passthrough::splice(guest, destination, counted).await.map(|()| End::Done);
     }
     let tasks = Tasks::default();

@@ -77,7 +77,8 @@ impl Repositories {
 
     /// The answer to a request, if it is for one of them.
     pub(super) async fn answer(&self, request: &record::Request, parts: &Parts) -> Result<Option<Response<Bytes>>> {
-        let path = parts.uri.path();
+        // apt asks for `/./Packages` where a repository is one folder.
+        let path = &parts.uri.path().replace("/./", "/");
         match request.host.as_str() {
             "git.good.test" => self.backend(request, path, parts.uri.query().unwrap_or_default()).await.map(Some),
             host @ ("deb.good.test" | "pypi.good.test") => {

@@ -7,12 +7,13 @@ use matchlock_net::{
 
 use super::{
     Intercepted, Story, Wanted, intercepted,
-    talk::{connect_tls, serve_tls},
+    talk::{client_config, connect_tls, connect_with, serve_tls},
 };
-use crate::world::{SERVER4, at};
+use crate::world::{SERVER4, SERVER6, at};
 
 pub(crate) const STORIES: &[Story] = &[
     ("intercept_tls_that_is_passed_through_is_with_the_server_itself", passed_through),
+    ("intercept_tls_that_names_nobody_is_not_passed_through", nameless),
     ("intercept_tls_is_not_passed_through_where_a_secret_is_bound", bound),
 ];
 
@@ -47,6 +48,19 @@ fn passed_through() {
         broken.ends_with("(a client that trusts only its own authorities needs --tls-passthrough web.x.com)"),
         "{broken}"
     );
+}
+
+fn nameless() {
+    let it = intercepted(Wanted { hosts: "far.x.com", passthrough: &["far.x.com"], ..Wanted::default() });
+    serve_tls(at(SERVER6, 443), &it.internet, "far.x.com", |_| panic!("nobody is to be dialled"));
+    it.sandbox.guest.run(|| {
+        let mut config = (*client_config(&it.internet, &[])).clone();
+        config.enable_sni = false;
+        let refused = connect_with(at(SERVER6, 443), config.into(), "far.x.com").err().unwrap();
+        assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
+    });
+    let why = "blocked: its TLS does not say that it is for far.x.com, whose TLS is left alone";
+    assert_eq!(it.connection().to_string(), why);
 }
 
 fn bound() {
