@@ -155,7 +155,7 @@ async fn head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<Head> {
 fn understood(request: &httparse::Request<'_, '_>) -> Head {
     let values = |name: &str| -> Vec<&str> {
         let named = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        named.map(|header| str::from_utf8(header.value).expect("ASCII")).collect()
+        named.map(|header| str::from_utf8(header.value).unwrap_or("not ASCII")).collect()
     };
     let path = request.path.expect("it is complete");
     assert!(path.starts_with('/') || path == "*", "{path}");

@@ -177,14 +177,15 @@ def h2(headers, name="cdn.good.test", port=443, plain=False, preface=b"PRI * HTT
 
 
 def statuses(said):
-    """The status of each response among these frames (RFC 7541, appendix A), and RST_STREAM and GOAWAY."""
+    """The status of each response among these frames (RFC 7541, appendix A), and RST_STREAM and GOAWAY. It is the first field."""
     found = []
     while len(said) >= 9:
         length, kind = int.from_bytes(said[:3], "big"), said[3]
         data, said = said[9 : 9 + length], said[9 + length :]
         if kind == 1:
             known = {0x88: "200", 0x89: "204", 0x8A: "206", 0x8B: "304", 0x8C: "400", 0x8D: "404", 0x8E: "500"}
-            found.append("status " + next((known[b] for b in data if b in known), "other"))
+            field = data.lstrip(bytes(range(0x20, 0x40)))[:1]
+            found.append("status " + known.get(field[0] if field else 0, "other"))
         elif kind in (3, 7):
             found.append("refused")
     return " ".join(found) or "closed"
@@ -261,9 +262,17 @@ def heard():
         while (left := until - time.monotonic()) > 0:
             if select.select([link], [], [], left)[0]:
                 said, sender = link.recvfrom(65535)
-                if sender[2] != socket.PACKET_OUTGOING and b"tunnelled" in said:
+                if sender[2] != socket.PACKET_OUTGOING and b"tunnelled" in said and not is_refusal(said):
                     return "an echo"
     return "silence"
+
+
+def is_refusal(frame):
+    """Whether this is an ICMP error, which quotes what was sent."""
+    kind, packet = frame[12:14], frame[14:]
+    if kind == b"\x08\x00":
+        return packet[9] == 1 and packet[(packet[0] & 15) * 4] in (3, 11, 12)
+    return kind == b"\x86\xdd" and packet[6] == 58 and packet[40] < 128
 
 
 def syn(flags, source=GUEST, destination=EVIL, port=443):

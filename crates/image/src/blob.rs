@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// First line of what an image's name is the digest of. It changes with the converter's output.
-const FORMAT: &str = "matchlock-erofs-v2\n";
+const FORMAT: &str = "matchlock-erofs-v3\n";
 
 /// Why an image file could not be made.
 #[derive(Debug, Error)]

@@ -102,7 +102,8 @@ impl Converter {
     }
 
     /// Adds the empty files and folders that a running image has anyway, where the layers have nothing of that name: what
-    /// container engines mount on, and `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+    /// container engines mount on, and `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`. And a link by which a bundle of
+    /// certificates that is made anew has the sandbox's authority, too.
     ///
     /// # Errors
     /// [`ConvertError::Limit`].

@@ -5,6 +5,7 @@
 
 mod digest;
 mod exit;
+pub mod guest_files;
 mod id;
 mod interception;
 mod layout;

@@ -14,6 +14,8 @@ mod whiteout;
 
 use std::{collections::HashSet, sync::Arc};
 
+use matchlock_model::guest_files::{CA_ANCHOR, CA_FILE};
+
 pub(crate) use inode::{Directory, Extent, Inode, InodeId, Metadata, Name, Node};
 pub(crate) use path::EntryPath;
 pub(crate) use whiteout::Whiteout;
@@ -163,21 +165,40 @@ impl Tree {
         for (name, mode) in
             [("dev", 0o755), ("etc", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)]
         {
-            if self.lookup(Self::ROOT, name.as_bytes()).is_none() {
-                let metadata = Metadata { mode, ..Metadata::implied() };
-                let id = self.create(metadata, Node::Directory(Directory::new(self.layer)))?;
-                self.put(Self::ROOT, name.as_bytes(), id)?;
+            self.add_missing(Self::ROOT, name.as_bytes(), mode, Node::Directory(Directory::new(self.layer)))?;
+        }
+        if let Some(etc) = self.subfolder(Self::ROOT, b"etc") {
+            for name in ["hostname", "hosts", "resolv.conf"] {
+                self.add_missing(etc, name.as_bytes(), 0o644, Node::SmallFile(Box::default()))?;
             }
         }
-        let etc = self.lookup(Self::ROOT, b"etc").map(|there| there.inode);
-        for name in ["hostname", "hosts", "resolv.conf"] {
-            if let Some(etc) = etc.filter(|id| matches!(self.inode(*id).node, Node::Directory(_)))
-                && self.lookup(etc, name.as_bytes()).is_none()
-            {
-                let metadata = Metadata { mode: 0o644, ..Metadata::implied() };
-                let id = self.create(metadata, Node::SmallFile(Box::default()))?;
-                self.put(etc, name.as_bytes(), id)?;
-            }
+        self.add_anchor()
+    }
+
+    /// Where `update-ca-certificates` looks, a link to what a sandbox may be told to trust. Where there is nothing, it passes over it.
+    fn add_anchor(&mut self) -> Result<(), TreeError> {
+        let mut folder = Some(Self::ROOT);
+        for name in ["usr", "local", "share"] {
+            folder = folder.and_then(|parent| self.subfolder(parent, name.as_bytes()));
+        }
+        let Some(share) = folder else { return Ok(()) };
+        self.add_missing(share, b"ca-certificates", 0o755, Node::Directory(Directory::new(self.layer)))?;
+        let Some(anchors) = self.subfolder(share, b"ca-certificates") else { return Ok(()) };
+        let target = CA_FILE.as_bytes().into();
+        self.add_missing(anchors, CA_ANCHOR.as_bytes(), 0o777, Node::Symlink(target))
+    }
+
+    /// The folder of this name, if it is one.
+    fn subfolder(&self, parent: InodeId, name: &[u8]) -> Option<InodeId> {
+        let id = self.lookup(parent, name)?.inode;
+        matches!(self.inode(id).node, Node::Directory(_)).then_some(id)
+    }
+
+    /// Unless there is something of that name.
+    fn add_missing(&mut self, parent: InodeId, name: &[u8], mode: u16, node: Node) -> Result<(), TreeError> {
+        if self.lookup(parent, name).is_none() {
+            let id = self.create(Metadata { mode, ..Metadata::implied() }, node)?;
+            self.put(parent, name, id)?;
         }
         Ok(())
     }

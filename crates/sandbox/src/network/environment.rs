@@ -1,19 +1,16 @@
 //! What the network adds to the environment of every program in the guest. Pure.
 
-use matchlock_model::{Network, NetworkMode};
-
-/// Where the guest has the certificate of the authority that signs for what is intercepted.
-pub const CA_FILE: &str = "/etc/ssl/certs/matchlock-ca.crt";
-
-/// Where it has that one and all that its image trusts (the guest's `trust.rs`): TLS that is left alone is verified, too.
-const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+use matchlock_model::{
+    Network, NetworkMode,
+    guest_files::{CA_BUNDLE, CA_FILE},
+};
 
 /// Variables that make clients trust it which do not read the image's own bundle: OpenSSL and Go, Python's requests, curl take
-/// what they name in place of their own, Node beside it.
+/// what they name in place of their own, Node beside it. TLS that is left alone is verified, too, so these have all.
 const TRUSTING: [(&str, &str); 4] = [
-    ("SSL_CERT_FILE", BUNDLE),
-    ("REQUESTS_CA_BUNDLE", BUNDLE),
-    ("CURL_CA_BUNDLE", BUNDLE),
+    ("SSL_CERT_FILE", CA_BUNDLE),
+    ("REQUESTS_CA_BUNDLE", CA_BUNDLE),
+    ("CURL_CA_BUNDLE", CA_BUNDLE),
     ("NODE_EXTRA_CA_CERTS", CA_FILE),
 ];
 

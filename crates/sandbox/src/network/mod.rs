@@ -22,7 +22,7 @@ pub use self::{
     cable::HOLDER_VERB,
     denials::{Denials, MAX_TOLD},
     egress::{Egress, NetworkError, SecretValues},
-    environment::{CA_FILE, variables},
+    environment::variables,
     explain::{ExplainError, explain},
     gateway::GatewayError,
     learned::{Learned, Lesson, MAX_LEARNED},

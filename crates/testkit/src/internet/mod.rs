@@ -181,10 +181,10 @@ impl Arrived {
         })
     }
 
-    /// The names that were asked for, in their order and as they were spelt.
+    /// The names that servers were asked for, in their order and as they were spelt; not what an allowed host was asked within HTTPS.
     pub fn questions(&self) -> impl Iterator<Item = &str> {
         self.told.iter().filter_map(|arrival| match arrival {
-            Arrival::Question { name, .. } => Some(name.as_str()),
+            Arrival::Question { name, over, .. } if *over != "https" => Some(name.as_str()),
             _ => None,
         })
     }
