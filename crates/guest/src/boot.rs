@@ -55,7 +55,7 @@ pub(crate) fn boot() -> Result<Agent, OsError> {
     mounts::execute(mounts::PLAN)?;
     let uevents = Uevents::subscribe().doing(|| "listen to the kernel".to_owned())?;
     load_modules();
-    for folder in [root::LOWER, root::UPPER, root::MERGED] {
+    for folder in [root::LOWER, root::ADDED, root::UPPER, root::MERGED] {
         mounts::existing(mkdirat(CWD, folder, Mode::from_raw_mode(0o700))).doing(|| format!("make {folder}"))?;
     }
     setrlimit(Resource::Nofile, OPEN_FILES).doing(|| "set the limit of open files".to_owned())?;

@@ -26,7 +26,9 @@ use crate::{
 pub(crate) const LOWER: &str = "/lower";
 /// Where the writable disk is mounted.
 pub(crate) const UPPER: &str = "/upper";
-/// Where the two are laid over each other.
+/// What is added to the image in this sandbox: in memory, between the image and the writable disk.
+pub(crate) const ADDED: &str = "/added";
+/// Where all of them are laid over each other.
 pub(crate) const MERGED: &str = "/merged";
 
 /// The disk lives as long as its sandbox: lazily initialised tables would only be written for nothing, what is deleted
@@ -39,7 +41,7 @@ const UPPER_OPTIONS: &CStr = c"noinit_itable,discard,nobarrier";
 /// - `volatile`: `fsync` does not wait for a disk that nobody reads after the sandbox.
 fn overlay_options(folder: &str) -> String {
     format!(
-        "lowerdir={LOWER},upperdir={folder}/upper,workdir={folder}/work,redirect_dir=on,metacopy=off,xino=on,volatile"
+        "lowerdir={ADDED}:{LOWER},upperdir={folder}/upper,workdir={folder}/work,redirect_dir=on,metacopy=off,xino=on,volatile"
     )
 }
 
