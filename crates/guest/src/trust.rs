@@ -1,5 +1,5 @@
-//! A certificate authority that the sandbox trusts beside those of its image: added where programs look, nothing taken away, and
-//! where distributions look when they make their bundles anew.
+//! A certificate authority that the sandbox trusts beside those of its image: added where programs look, nothing taken away.
+//! Distributions that make their bundles anew find it by a link that images are converted with.
 //!
 //! Called for a start, with a folder that is to be laid over the image: to write to the sandbox's disk for the first time takes long
 //! under emulation, and in memory next to nothing. What reads no file of these (Java's and browsers' own stores) does not learn
@@ -7,16 +7,16 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, chown, symlink},
+        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     },
     path::{Component, Path, PathBuf},
 };
 
-use matchlock_model::guest_files::{CA_ANCHOR, CA_BUNDLE, CA_FILE};
+use matchlock_model::guest_files::{CA_BUNDLE, CA_FILE};
 use matchlock_wire::Authority;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, open, openat2},
@@ -37,9 +37,9 @@ const OTHERS: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Where `update-ca-certificates` and `update-ca-trust` find what the administrator trusts. They leave nothing else in bundles, and
-/// run whenever the package `ca-certificates` is installed.
-const ANCHORS: [&str; 2] = ["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+/// Modes that files have that are made here, by the agent's umask.
+const FOLDER_MODE: u32 = 0o755;
+const FILE_MODE: u32 = 0o644;
 
 /// Longest bundle, for it is in memory. Debian's has 220 kB.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
@@ -68,9 +68,6 @@ impl<'a> Addition<'a> {
         fs::write(within_folder(&folder, CA_FILE), &authority.certificate)?;
         // OpenSSL finds certificates in a folder by such names.
         self.link(CA_FILE, &Path::new(FOLDER).join(&authority.link))?;
-        for anchors in ANCHORS.into_iter().filter(|anchors| self.found(Path::new(anchors)).is_some()) {
-            self.link(CA_FILE, &Path::new(anchors).join(CA_ANCHOR))?;
-        }
         let mut bundles: Vec<PathBuf> = Vec::new();
         for place in [CA_BUNDLE].into_iter().chain(OTHERS) {
             match self.found(Path::new(place)) {
@@ -95,10 +92,16 @@ impl<'a> Addition<'a> {
 
     /// A path of the image without links, from the image's root; `None` if it leads nowhere.
     fn found(&self, path: &Path) -> Option<PathBuf> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let found = openat2(&self.opened, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
-        let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
-        real.strip_prefix(self.image).map(Path::to_owned).ok()
+        let open = |how| openat2(&self.opened, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+        match open(ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
+            Ok(_) => path.strip_prefix("/").map(Path::to_owned).ok(),
+            Err(Errno::LOOP) => {
+                let found = open(ResolveFlags::IN_ROOT).ok()?;
+                let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+                real.strip_prefix(self.image).map(Path::to_owned).ok()
+            }
+            Err(_) => None,
+        }
     }
 
     /// Where a folder is to be written to. It is made as the image has it, as far as the image has it.
@@ -120,9 +123,7 @@ impl<'a> Addition<'a> {
             like.push(name);
             here.push(name);
             if made(&here)? {
-                let like = fs::symlink_metadata(&like)?;
-                chown(&here, Some(like.uid()), Some(like.gid()))?;
-                fs::set_permissions(&here, like.permissions())?;
+                make_like(&here, FOLDER_MODE, &fs::symlink_metadata(&like)?)?;
             }
         }
         for name in missing.iter().rev() {
@@ -159,9 +160,16 @@ impl<'a> Addition<'a> {
         let folder = self.folder(&Path::new("/").join(bundle.parent().unwrap_or(bundle)))?;
         let written = folder.join(bundle.file_name().unwrap_or_default());
         fs::write(&written, content)?;
-        chown(&written, Some(like.uid()), Some(like.gid()))?;
-        fs::set_permissions(&written, like.permissions())
+        make_like(&written, FILE_MODE, &like)
     }
+}
+
+/// Give a file that was just made, with this mode, owner and mode of another. They are mostly the same.
+fn make_like(file: &Path, mode: u32, like: &Metadata) -> io::Result<()> {
+    if (like.uid(), like.gid()) != (0, 0) {
+        chown(file, Some(like.uid()), Some(like.gid()))?;
+    }
+    if like.permissions().mode() & 0o7777 == mode { Ok(()) } else { fs::set_permissions(file, like.permissions()) }
 }
 
 /// The file of this name there.
@@ -179,8 +187,6 @@ fn made(folder: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn authority() -> Authority {
@@ -243,13 +249,6 @@ mod tests {
         for path in [OTHERS[0], OTHERS[1], CA_BUNDLE] {
             assert_eq!(it.read(path), "ROOTS\n\nTHE AUTHORITY\n", "{path}");
         }
-    }
-
-    #[test]
-    fn bundles_that_are_made_anew_will_have_it() {
-        let it = sandbox(&[("/usr/local/share/ca-certificates/corporate.crt", "ANOTHER\n")], &[]);
-        assert_eq!(it.read("/usr/local/share/ca-certificates/matchlock-ca.crt"), "THE AUTHORITY\n");
-        assert_eq!(it.has(ANCHORS[1]), None);
     }
 
     #[test]

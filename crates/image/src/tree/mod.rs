@@ -172,20 +172,25 @@ impl Tree {
                 self.add_missing(etc, name.as_bytes(), 0o644, Node::SmallFile(Box::default()))?;
             }
         }
-        self.add_anchor()
+        self.add_anchors()
     }
 
-    /// Where `update-ca-certificates` looks, a link to what a sandbox may be told to trust. Where there is nothing, it passes over it.
-    fn add_anchor(&mut self) -> Result<(), TreeError> {
-        let mut folder = Some(Self::ROOT);
-        for name in ["usr", "local", "share"] {
-            folder = folder.and_then(|parent| self.subfolder(parent, name.as_bytes()));
+    /// Where the programs look that make bundles of certificates anew (`update-ca-certificates`, `update-ca-trust`), links to what
+    /// a sandbox may be told to trust. Where it is told nothing they lead nowhere, and are passed over.
+    fn add_anchors(&mut self) -> Result<(), TreeError> {
+        if let Some(share) = self.folder_at(&["usr", "local", "share"]) {
+            self.add_missing(share, b"ca-certificates", 0o755, Node::Directory(Directory::new(self.layer)))?;
         }
-        let Some(share) = folder else { return Ok(()) };
-        self.add_missing(share, b"ca-certificates", 0o755, Node::Directory(Directory::new(self.layer)))?;
-        let Some(anchors) = self.subfolder(share, b"ca-certificates") else { return Ok(()) };
-        let target = CA_FILE.as_bytes().into();
-        self.add_missing(anchors, CA_ANCHOR.as_bytes(), 0o777, Node::Symlink(target))
+        let debian = self.folder_at(&["usr", "local", "share", "ca-certificates"]);
+        let fedora = self.folder_at(&["etc", "pki", "ca-trust", "source", "anchors"]);
+        for anchors in [debian, fedora].into_iter().flatten() {
+            self.add_missing(anchors, CA_ANCHOR.as_bytes(), 0o777, Node::Symlink(CA_FILE.as_bytes().into()))?;
+        }
+        Ok(())
+    }
+
+    fn folder_at(&self, names: &[&str]) -> Option<InodeId> {
+        names.iter().try_fold(Self::ROOT, |parent, name| self.subfolder(parent, name.as_bytes()))
     }
 
     /// The folder of this name, if it is one.
