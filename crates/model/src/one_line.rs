@@ -1,6 +1,6 @@
 //! Errors, and what others say, as people read them.
 
-use std::error::Error;
+use std::{error::Error, fmt::Write};
 
 /// An error and its causes in one line: "what: why: why".
 #[must_use]
@@ -22,6 +22,22 @@ pub fn one_line(error: &dyn Error) -> String {
 #[must_use]
 pub fn printable(line: &str, most_chars: usize) -> String {
     line.chars().filter(|c| !c.is_control() && !is_invisible(*c)).take(most_chars).collect()
+}
+
+/// The same JSON, in which nothing is left that a terminal would obey: it is all written as escapes, for outside of strings there is
+/// none of it in a line.
+#[must_use]
+pub fn printable_json(line: &str) -> String {
+    let mut printable = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() || is_invisible(c) {
+            // None of them needs more digits, and a String takes everything.
+            let _ = write!(printable, "\\u{:04x}", u32::from(c));
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
 }
 
 /// Characters that show nothing themselves and reorder, hide or break what is around them (Unicode: general categories Cf,
@@ -50,6 +66,13 @@ mod tests {
     fn every_cause_is_told_once_and_in_one_line() {
         let told = Failure::Telling(Box::new(Failure::Effect(Box::new(Failure::Cause))));
         assert_eq!(one_line(&told), "save: write: no space");
+    }
+
+    #[test]
+    fn json_means_the_same_and_moves_no_cursor() {
+        let foreign = "{\"a\":\"\u{7f}é\u{9b}2J\u{202e}\"}";
+        let printable = printable_json(foreign);
+        assert_eq!(printable, r#"{"a":"\u007fé\u009b2J\u202e"}"#);
     }
 
     #[test]

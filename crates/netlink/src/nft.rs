@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -36,7 +36,9 @@ impl Nft {
     /// If it is missing or cannot be started.
     pub fn start(script: &str) -> Result<Self, NftError> {
         let mut nft = Command::new(find().ok_or(NftError::Missing)?);
-        nft.args(["-f", "-"]).env("LC_ALL", "C");
+        // It may be given rights that the caller does not have: it is the system's own, and nothing of the caller's decides
+        // what it loads.
+        nft.args(["-f", "-"]).env_clear().env("LC_ALL", "C").current_dir("/");
         nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = passing_on_rights(|| nft.spawn()).map_err(NftError::Run)?;
         // A pipe holds far more than any of our scripts.
@@ -78,10 +80,8 @@ fn passing_on_rights<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// An ordinary user's `PATH` often leaves administrators' programs out.
+/// Not by `PATH`, which is the caller's, and which often leaves administrators' programs out.
 fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut places = std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft"));
-    places.find(|program| program.is_file())
+    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/run/current-system/sw/bin"];
+    places.map(|folder| Path::new(folder).join("nft")).into_iter().find(|program| program.is_file())
 }

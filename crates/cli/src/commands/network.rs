@@ -156,11 +156,19 @@ impl NetworkArgs {
     /// The secrets of files and words, which nobody sees any more afterwards.
     fn secrets(&self) -> Result<Handover, CliError> {
         let mut all = Handover::default();
-        for file in &self.secret_file {
-            parse::secret_file(file)?.into_iter().try_for_each(|given| all.add(given))?;
-        }
         for word in &self.secret {
             all.add(word.parse(Environment::named)?)?;
+        }
+        if !self.secret.is_empty() || !self.secret_file.is_empty() {
+            let variables = self.secret.iter().filter_map(|word| match word.source() {
+                Some(Source::Variable(name)) => Some(name),
+                _ => None,
+            });
+            conceal::secrets(&self.secret, variables).map_err(CliError::io("hide the secrets of this process"))?;
+        }
+        // Last, and after the others are hidden: a pipe's other end may take its time.
+        for file in &self.secret_file {
+            parse::secret_file(file)?.into_iter().try_for_each(|given| all.add(given))?;
         }
         for word in &self.secret_placeholder {
             let (name, placeholder) = word.split_once('=').ok_or_else(|| {
@@ -176,13 +184,6 @@ impl NetworkArgs {
         }
         for spec in all.secrets.values_mut().filter(|spec| spec.placeholder.is_empty()) {
             spec.placeholder = random_placeholder().map_err(CliError::plain)?;
-        }
-        if !all.values.is_empty() {
-            let variables = self.secret.iter().filter_map(|word| match word.source() {
-                Some(Source::Variable(name)) => Some(name),
-                _ => None,
-            });
-            conceal::secrets(&self.secret, variables).map_err(CliError::io("hide the secrets of this process"))?;
         }
         Ok(all)
     }

@@ -52,6 +52,8 @@ struct Refusal {
 #[derive(Default)]
 pub(crate) struct Humanizer {
     begun: Vec<u8>,
+    /// The rest of a line is passed over of which too much has come.
+    skipping: bool,
 }
 
 impl Humanizer {
@@ -61,13 +63,17 @@ impl Humanizer {
         let mut shown = String::new();
         while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.begun.drain(..=end).collect();
-            shown.push_str(&human(line.trim_ascii_end()));
-            shown.push('\n');
+            if !std::mem::take(&mut self.skipping) {
+                shown.push_str(&human(line.trim_ascii_end()));
+                shown.push('\n');
+            }
         }
         if self.begun.len() > MAX_LINE {
             let line = std::mem::take(&mut self.begun);
-            shown.push_str(&human(&line));
-            shown.push('\n');
+            if !std::mem::replace(&mut self.skipping, true) {
+                shown.push_str(&human(&line));
+                shown.push('\n');
+            }
         }
         shown
     }
@@ -161,6 +167,16 @@ fn duration(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_of_a_line_that_is_too_long_is_no_line() {
+        let mut humanizer = Humanizer::default();
+        let mut shown = humanizer.feed(&vec![b'x'; MAX_LINE + 1]);
+        shown += &humanizer.feed(b" 2026-01-02T03:04:05.678Z allowed connection\n");
+        shown += &humanizer.feed(b"another\n");
+        assert_eq!(shown.lines().count(), 2);
+        assert!(shown.ends_with("\nanother\n") && !shown.contains("allowed"), "{shown}");
+    }
 
     #[test]
     fn every_kind_of_event_is_a_line() {

@@ -12,6 +12,7 @@ use matchlock_net::{
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -43,11 +44,13 @@ pub fn serve(path: &Path, control: Control) -> io::Result<Service> {
     let control = Arc::new(control);
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     let task = tokio::spawn(async move {
+        let mut clients = JoinSet::new();
         // It is never closed.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let client = socket::accept(&listener).await;
+            while clients.try_join_next().is_some() {}
             let control = Arc::clone(&control);
-            tokio::spawn(async move {
+            clients.spawn(async move {
                 if let Err(error) = control.serve(client).await {
                     tracing::debug!("control.sock: {error}");
                 }

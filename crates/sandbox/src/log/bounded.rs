@@ -37,7 +37,11 @@ impl BoundedFile {
     fn try_append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.size + bytes.len() as u64 > self.full {
             let aside = previous(&self.path);
-            std::fs::rename(&self.path, &aside)?;
+            match std::fs::rename(&self.path, &aside) {
+                // The last attempt got this far, and could not open the next file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
             self.file = open(&self.path)?;
             let line = (self.continued)(&aside);
             self.file.write_all(line.as_bytes())?;
@@ -59,4 +63,22 @@ pub(crate) fn previous(path: &Path) -> PathBuf {
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_could_not_be_opened_is_opened_later() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("log");
+        let mut log = BoundedFile::create(&path, 20, |_| String::new()).unwrap();
+        log.append(b"the first line\n");
+        // As if it had been put aside, and then there had been no descriptor for the next.
+        std::fs::rename(&path, previous(&path)).unwrap();
+        log.append(b"the second line\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "the second line\n");
+        assert_eq!(std::fs::read_to_string(previous(&path)).unwrap(), "the first line\n");
+    }
 }

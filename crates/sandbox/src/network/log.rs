@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use matchlock_model::printable_json;
 use matchlock_net::gateway::Event;
 use serde::Serialize;
 
@@ -55,10 +56,10 @@ impl NetworkLog {
     /// Append a line.
     pub fn append(&self, event: &Event) {
         let line = Line { time: format!("{:.3}", Timestamp::now()), event };
-        match serde_json::to_vec(&line) {
-            Ok(mut line) => {
-                line.push(b'\n');
-                self.file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
+        match serde_json::to_string(&line) {
+            Ok(line) => {
+                let line = printable_json(&line) + "\n";
+                self.file.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
             }
             Err(error) => tracing::debug!("an event of the network is no JSON: {error}"),
         }
