@@ -30,7 +30,8 @@ where
     let connection = Arc::new(connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
-        async move { Ok::<_, Infallible>(carry(connection, request).await) }
+        // In a box, for hyper keeps room for it between two requests, too.
+        Box::pin(async move { Ok::<_, Infallible>(carry(connection, request).await) })
     });
     let outcome = if http2 {
         let (stream_window, connection_window) = limits::GUEST_WINDOWS;

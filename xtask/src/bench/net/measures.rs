@@ -59,7 +59,7 @@ impl Turns {
     async fn take(&mut self, process: &Program, turn: impl Future<Output = Result<u64>>) -> Result<()> {
         let before = process.used()?;
         self.counts.push(turn.await?);
-        self.used += process.used()? - before;
+        self.used += process.used()?.saturating_sub(before);
         Ok(())
     }
 

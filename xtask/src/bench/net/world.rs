@@ -79,7 +79,7 @@ pub(super) fn link(sandbox: &File, name: &str, addressing: &Addressing, to: &[Ip
          addr add {gateway4}/{prefix4} dev fc-guest\nlink set fc-guest up\n"
     );
     inside(sandbox, || namespace::ip(&swap))?;
-    let routes: String = to.iter().map(|to| format!("route add {to} via {gateway4}\n")).collect();
+    let routes = to.iter().map(|to| format!("route add {to} via {gateway4}\n")).collect::<Vec<_>>().concat();
     namespace::ip(&format!("addr add {guest4}/{prefix4} dev {name}\nlink set {name} up\n{routes}"))
 }
 
