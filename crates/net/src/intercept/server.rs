@@ -200,7 +200,7 @@ impl Server {
         let Some((tls, name)) = &self.secure else { return self.speak(tcp, self.http2).await };
         let refused = |e: &dyn std::fmt::Display| format!("no TLS with {name} at {address}: {e}");
         let server_name = ServerName::try_from(name.as_str().to_owned()).map_err(|e| refused(&e))?;
-        let secured = tls.connect(tcp, server_name, self.http2).await.map_err(|e| refused(&e))?;
+        let secured = Box::new(tls.connect(tcp, server_name, self.http2).await.map_err(|e| refused(&e))?);
         let http2 = is_http2(secured.get_ref().1.alpn_protocol());
         self.speak(secured, http2).await
     }
@@ -232,7 +232,8 @@ impl Server {
             .max_header_size(limits::MAX_HEAD)
             .max_buf_size(limits::READ_BUFFER);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
-        self.spawner.spawn(async move { drop(connection.with_upgrades().await) });
+        let connection = Box::pin(connection.with_upgrades());
+        self.spawner.spawn(async move { drop(connection.await) });
         Ok(Sender::Http1(sender))
     }
 

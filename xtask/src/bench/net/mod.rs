@@ -20,6 +20,7 @@ mod world;
 
 use std::{
     fs::{self, File},
+    io::{self, Read},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
     path::Path,
@@ -81,7 +82,8 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<()> {
     let files = folder.join("origin/files");
     fs::create_dir_all(&files)?;
     for (path, length) in [SMALL, LARGE] {
-        File::create(files.join(&path[1..]))?.set_len(length)?;
+        // Not a hole, which has to be made anew each time it is read.
+        io::copy(&mut io::repeat(b'x').take(length), &mut File::create(files.join(&path[1..]))?)?;
     }
     let addresses = [ORIGIN, SINK].map(|address| address.to_string());
     let certified = Certified::new(&folder, &[ORIGIN_NAME, SINK_NAME, &addresses[0], &addresses[1]])?;
