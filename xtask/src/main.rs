@@ -19,6 +19,12 @@ enum Chore {
     Guest,
     /// Measure the release binary on this machine and write docs/benchmarks.md
     Bench(bench::Args),
+    /// Be the gateway that is measured
+    #[command(hide = true)]
+    Gateway(bench::net::Gateway),
+    /// Be the holder of its namespace
+    #[command(hide = true)]
+    Holder { pid_file: PathBuf },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -26,6 +32,8 @@ fn main() -> anyhow::Result<()> {
         Chore::Tidy => tidy::check(&root()),
         Chore::Guest => guest::build(&root()),
         Chore::Bench(args) => bench::run(&root(), &args),
+        Chore::Gateway(gateway) => gateway.run(),
+        Chore::Holder { pid_file } => bench::net::hold(&pid_file),
     }
 }
 

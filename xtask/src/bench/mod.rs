@@ -1,12 +1,15 @@
-//! `xtask bench`: what the release binary does on this machine, as ratios measured in one run.
+//! `xtask bench`: what the release binary does on this machine, as ratios measured in one run; `xtask bench net`, what its network
+//! does (`net/`).
 //!
 //! Each measure is alternated with what it is compared to, so that a noisy machine disturbs both alike. The home it
 //! uses is `target/bench-home`; nothing of the caller's is touched.
 
+mod document;
 mod floor;
 mod home;
 mod import;
 mod many;
+pub(crate) mod net;
 mod row;
 mod start;
 
@@ -19,11 +22,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use matchlock_sandbox::GuestFiles;
 
-use self::{floor::Floor, home::Home, row::Row};
+use self::{document::Section, floor::Floor, home::Home};
 
 /// What to measure, and how often.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Samples of a start, and of the bare restore that it is compared to
     #[arg(long, default_value_t = 100)]
     runs: usize,
@@ -65,13 +71,22 @@ pub(crate) struct Args {
     dry: bool,
 }
 
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Measure the network of a sandbox, beside nginx and mitmproxy, and write that section instead
+    Net(net::Args),
+}
+
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    if let Some(Other::Net(args)) = &args.other {
+        return net::run(root, args);
+    }
     let program = args.program.clone().map_or_else(|| build(root), |program| Ok(fs::canonicalize(program)?))?;
     let home = Home::furnished(&root.join("target/bench-home"), &program)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let files = runtime.block_on(home.host().prepare())?;
     let (starts, idle) = if args.long { (1000, 100) } else { (120, 10) };
-    let mut report = Report::begin(&files)?;
+    let mut report = Section::begin("Sandboxes", &format!("Machine: {}", machine(Some(&files))?));
     // None of a measure means not to make it.
     if args.runs > 0 || args.spares > 0 {
         let floor = Floor::new(root, home.path(), &home.host(), &files, home.image()?)?;
@@ -88,60 +103,23 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let idle = args.idle.unwrap_or(idle);
     report.add(idle, "idle sandboxes", || many::idle(&home, idle));
     report.add(args.imports, "import", || import::import(&home, args.imports));
-    if !args.dry {
-        fs::write(root.join("docs/benchmarks.md"), &report.text).context("write docs/benchmarks.md")?;
-    }
-    ensure!(report.failed.is_empty(), "not measured: {}", report.failed.join(", "));
-    Ok(())
+    report.end(root, args.dry)
 }
 
 /// The release binary.
 fn build(root: &Path) -> Result<PathBuf> {
+    build_release(root, "matchlock-cli", "matchlock")
+}
+
+/// A program of this workspace, built as it is released.
+fn build_release(root: &Path, package: &str, program: &str) -> Result<PathBuf> {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "matchlock-cli"])
+        .args(["build", "--release", "--package", package])
         .current_dir(root)
         .status()
         .context("run cargo")?;
     ensure!(built.success(), "the release binary does not build");
-    Ok(root.join("target/release/matchlock"))
-}
-
-/// The document, printed as it grows.
-struct Report {
-    text: String,
-    /// What could not be measured.
-    failed: Vec<&'static str>,
-}
-
-impl Report {
-    fn begin(files: &GuestFiles) -> Result<Self> {
-        let mut report = Self { text: String::new(), failed: Vec::new() };
-        report
-            .line("# Benchmarks\n\nWritten by `cargo xtask bench`. Compare the ratios; the times are one machine's.\n");
-        report.line(&format!("Machine: {}\n", machine(files)?));
-        report.line("| what | goal | measured |\n|---|---|---|");
-        Ok(report)
-    }
-
-    /// Make a measure of `samples` samples. One that fails is said in a line of its own, and the others go on.
-    fn add(&mut self, samples: usize, what: &'static str, measure: impl FnOnce() -> Result<Vec<Row>>) {
-        if samples == 0 {
-            return;
-        }
-        let rows = measure().unwrap_or_else(|error| {
-            self.failed.push(what);
-            vec![Row::absent(what, "", &format!("{error:#}").replace('\n', " "))]
-        });
-        for Row { what, goal, measured } in rows {
-            self.line(&format!("| {what} | {goal} | {measured} |"));
-        }
-    }
-
-    fn line(&mut self, line: &str) {
-        println!("{line}");
-        self.text.push_str(line);
-        self.text.push('\n');
-    }
+    Ok(root.join("target/release").join(program))
 }
 
 /// Of a kernel's release, what says nothing about whose machine it runs on.
@@ -149,7 +127,8 @@ fn version_number(release: &str) -> &str {
     release.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default()
 }
 
-fn machine(guest: &GuestFiles) -> Result<String> {
+/// The machine, and what a guest has of it, if there are guests.
+fn machine(guest: Option<&GuestFiles>) -> Result<String> {
     let field = |path: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
@@ -157,18 +136,18 @@ fn machine(guest: &GuestFiles) -> Result<String> {
     };
     let cores = std::thread::available_parallelism()?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let machine = format!(
+        "{} × {cores}, {} of memory, Linux {}",
+        field("/proc/cpuinfo", "model name")?,
+        field("/proc/meminfo", "MemTotal")?,
+        version_number(&release),
+    );
+    let Some(guest) = guest else { return Ok(machine) };
     let kvm = match matchlock_sandbox::vmm::kvm() {
         Ok(()) => "KVM".to_owned(),
         Err(reason) => format!("software emulation ({reason})"),
     };
-    Ok(format!(
-        "{} × {cores}, {} of memory, Linux {}, QEMU {}, guest Linux {}, {kvm}",
-        field("/proc/cpuinfo", "model name")?,
-        field("/proc/meminfo", "MemTotal")?,
-        version_number(&release),
-        guest.vmm.version(),
-        guest.version,
-    ))
+    Ok(format!("{machine}, QEMU {}, guest Linux {}, {kvm}", guest.vmm.version(), guest.version))
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ impl Row {
         Self::new(what, &format!("≤ {most}×"), format_args!("{ratio:.2}×"), details, ratio <= most)
     }
 
+    /// A ratio that is to be at least `least`.
+    pub(super) fn at_least(what: impl Into<String>, least: f64, ratio: f64, details: &str) -> Self {
+        Self::new(what, &format!("≥ {least}×"), format_args!("{ratio:.2}×"), details, ratio >= least)
+    }
+
     /// What could not be measured.
     pub(super) fn absent(what: impl Into<String>, goal: &str, why: &str) -> Self {
         Self { what: what.into(), goal: goal.to_owned(), measured: format!("not measured: {why}") }
@@ -64,5 +69,7 @@ mod tests {
     fn a_missed_goal_is_said_in_words() {
         assert_eq!(Row::at_most("start", 1.3, 1.3, "10 runs").measured, "**1.30×** (10 runs)");
         assert_eq!(Row::at_most("start", 1.3, 1.31, "").measured, "**1.31×**; **this misses the goal**");
+        assert_eq!(Row::at_least("requests", 0.7, 0.7, "").measured, "**0.70×**");
+        assert_eq!(Row::at_least("requests", 0.7, 0.69, "").measured, "**0.69×**; **this misses the goal**");
     }
 }

@@ -1,13 +1,17 @@
 //! Bytes between two connections, both ways, until both have been closed.
 //!
-//! Only what a slow reader leaves over is kept, so an idle connection costs nothing but its sockets.
+//! Only what a slow reader leaves over is kept, so an idle connection costs nothing but its sockets. Where much comes at once, it
+//! does not come by here at all (`splice.rs`); what splice(2) does not carry, such as what is next to urgent data, is read.
 
 use std::io;
 
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 
-use super::{Moved, buffer::with_buffer};
+use super::{Moved, buffer::with_buffer, splice};
+
+/// Bytes at once that are worth a pipe.
+const MUCH: usize = 32 * 1024;
 
 /// Copy until both ends have closed; each close is passed on by itself, so that a server may answer after the question has
 /// ended. An error breaks off both.
@@ -18,15 +22,20 @@ pub(crate) async fn both_ways(guest: &TcpStream, server: &TcpStream, moved: &mut
 }
 
 async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Result<()> {
+    let mut much = false;
     loop {
         from.readable().await?;
-        match pass(from, to) {
+        if much {
+            splice::has_room(to).await?;
+        }
+        match if much { splice::pass(from, to) } else { pass(from, to) } {
             Ok(Passed::End) => break,
             Ok(Passed::Bytes { count, left_over }) => {
                 write_all(to, &left_over).await?;
                 *moved += count as u64;
+                much = count >= MUCH;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => much = false,
             Err(e) => return Err(e),
         }
     }
@@ -37,7 +46,8 @@ async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Resul
     }
 }
 
-enum Passed {
+/// What came of a pass.
+pub(super) enum Passed {
     End,
     Bytes { count: usize, left_over: Vec<u8> },
 }

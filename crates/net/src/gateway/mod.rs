@@ -28,6 +28,7 @@ mod limits;
 mod opening;
 mod packet;
 mod record;
+mod splice;
 mod tcp;
 mod udp;
 mod way;

@@ -21,7 +21,7 @@ use crate::{
     secret::{Exchange, Misdirected, Replacer},
 };
 
-/// A body of a request or of a response.
+/// A body of a request or of a response. In a box wherever it goes: hyper makes room for 32 requests as soon as there is a connection.
 pub(super) struct Relayed {
     source: Source,
     account: Option<Arc<Account>>,
@@ -79,19 +79,19 @@ pub(super) enum BodyError {
 
 impl Relayed {
     /// A page of our own.
-    pub(super) fn page(text: Bytes) -> Self {
+    pub(super) fn page(text: Bytes) -> Box<Self> {
         Self::new(Source::Whole(text), None, Way::ToGuest)
     }
 
     /// A request's.
-    pub(super) fn to_server(body: Incoming, account: &Arc<Account>) -> Self {
+    pub(super) fn to_server(body: Incoming, account: &Arc<Account>) -> Box<Self> {
         let body = Self::new(Source::stream(body), Some(Arc::clone(account)), Way::ToServer);
         body.tell_if_sent();
         body
     }
 
     /// A request's that has been read and counted already.
-    pub(super) fn whole(body: Bytes) -> Self {
+    pub(super) fn whole(body: Bytes) -> Box<Self> {
         Self::new(Source::Whole(body), None, Way::ToServer)
     }
 
@@ -101,14 +101,14 @@ impl Relayed {
         account: &Arc<Account>,
         lease: Option<Lease>,
         wants: Option<oneshot::Sender<()>>,
-    ) -> Self {
+    ) -> Box<Self> {
         let mut body = Self::new(Source::stream(body), Some(Arc::clone(account)), Way::ToGuest);
         body.over = Over { lease, _wants: wants };
         body
     }
 
-    const fn new(source: Source, account: Option<Arc<Account>>, way: Way) -> Self {
-        Self {
+    fn new(source: Source, account: Option<Arc<Account>>, way: Way) -> Box<Self> {
+        Box::new(Self {
             source,
             account,
             way,
@@ -120,7 +120,7 @@ impl Relayed {
             held: None,
             unwanted: None,
             over: Over { lease: None, _wants: None },
-        }
+        })
     }
 
     /// Let no more through than this, and have rules make their changes.

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Carry it, or answer with a page that says why not.
-pub(super) async fn carry(connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<Relayed> {
+pub(super) async fn carry(connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<Box<Relayed>> {
     let guest = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let account = Account::open(Arc::clone(&connection), &parts);
@@ -68,7 +68,7 @@ impl Carried<'_> {
         mut parts: request::Parts,
         body: Incoming,
         guest: OnUpgrade,
-    ) -> Result<Response<Relayed>, Refusal> {
+    ) -> Result<Response<Box<Relayed>>, Refusal> {
         let (host, authority) = self.judge(&parts)?;
         let websocket = parts.version == Version::HTTP_11 && head::is_websocket(&parts.headers);
         head::strip(&mut parts.headers);
@@ -134,7 +134,7 @@ impl Carried<'_> {
         body: Incoming,
         matched: &Matched,
         exchange: &Arc<Exchange>,
-    ) -> Result<(Request<Relayed>, Option<oneshot::Sender<()>>), Refusal> {
+    ) -> Result<(Request<Box<Relayed>>, Option<oneshot::Sender<()>>), Refusal> {
         let mut body = Relayed::to_server(body, self.account);
         if body.is_nothing() {
             return Ok((Request::from_parts(parts, body), None));
@@ -172,7 +172,7 @@ impl Carried<'_> {
         Ok((request, wants))
     }
 
-    async fn whole(&self, body: Relayed) -> Result<Bytes, Refusal> {
+    async fn whole(&self, body: Box<Relayed>) -> Result<Bytes, Refusal> {
         let whole = body.collect().await;
         let whole = whole.map_err(|e| self.account.stopped().unwrap_or_else(|| Refusal::malformed(why(&e))))?;
         Ok(whole.to_bytes())
@@ -185,7 +185,7 @@ impl Carried<'_> {
         (lease, wants): (Option<Lease>, Option<oneshot::Sender<()>>),
         matched: &Matched,
         exchange: &Arc<Exchange>,
-    ) -> Result<Response<Relayed>, Refusal> {
+    ) -> Result<Response<Box<Relayed>>, Refusal> {
         let (mut parts, body) = response.into_parts();
         if !head::is_framed_plainly(&parts.headers) {
             return Err(Refusal::unreachable("the response is coded for transfer in another way than in chunks"));
@@ -221,7 +221,7 @@ impl Carried<'_> {
         lease: Option<Lease>,
         matched: &Matched,
         exchange: &Arc<Exchange>,
-    ) -> Result<Response<Relayed>, Refusal> {
+    ) -> Result<Response<Box<Relayed>>, Refusal> {
         if !head::is_websocket(response.headers()) {
             return Err(Refusal::unreachable("the server switches to something else than a WebSocket"));
         }

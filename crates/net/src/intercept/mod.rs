@@ -168,7 +168,8 @@ async fn inspect_tls(
     names: Vec<Name>,
     counted: &Counted,
 ) -> io::Result<End> {
-    let hello = hello::hello(&mut guest).await?;
+    // What is for the beginning only is in boxes, and so is what each later future would keep room for.
+    let hello = Box::pin(hello::hello(&mut guest)).await?;
     let asked = hello.name.is_some();
     let name = match (hello.name, names.as_slice()) {
         (Some(Ok(name)), _) => name,
@@ -203,7 +204,7 @@ async fn inspect_tls(
     let secure = Some((Arc::clone(&shared.tls), name.clone()));
     let server = Server::new(destination.get(), secure, hello.http2, tasks.spawner());
     server.connect_ahead();
-    let guest = shared.tls.accept(guest, &name, asked).await.map_err(|e| {
+    let guest = Box::pin(shared.tls.accept(guest, &name, asked)).await.map(Box::new).map_err(|e| {
         let flag = "a client that trusts only its own authorities needs --tls-passthrough";
         io::Error::new(e.kind(), format!("the guest breaks off TLS with {name}: {e} ({flag} {name})"))
     })?;

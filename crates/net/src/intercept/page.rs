@@ -40,7 +40,7 @@ impl Refusal {
     }
 
     /// The page that says so.
-    pub(super) fn page(&self) -> Response<Relayed> {
+    pub(super) fn page(&self) -> Response<Box<Relayed>> {
         let text = match &self.end {
             End::Denied(denied) => format!("matchlock: {denied}\n"),
             End::Blocked(why) => format!("matchlock: blocked: {why}\n"),

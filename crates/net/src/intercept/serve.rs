@@ -30,11 +30,12 @@ where
     let connection = Arc::new(connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
-        async move { Ok::<_, Infallible>(carry(connection, request).await) }
+        // In a box, for hyper keeps room for it between two requests, too.
+        Box::pin(async move { Ok::<_, Infallible>(carry(connection, request).await) })
     });
     let outcome = if http2 {
         let (stream_window, connection_window) = limits::GUEST_WINDOWS;
-        http2::Builder::new(tasks.spawner())
+        let serving = http2::Builder::new(tasks.spawner())
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(limits::STREAMS)
@@ -44,8 +45,9 @@ where
             .max_send_buf_size(limits::SEND_BUFFER)
             .max_pending_accept_reset_streams(limits::RESETS)
             .max_local_error_reset_streams(limits::RESETS)
-            .serve_connection(io, service)
-            .await
+            .serve_connection(io, service);
+        // Connections with HTTP/1.1 need no room for it.
+        Box::pin(serving).await
     } else {
         http1::Builder::new()
             .timer(TokioTimer::new())

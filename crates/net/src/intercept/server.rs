@@ -57,11 +57,11 @@ enum Spoken {
     /// Not yet, with what went wrong when it was tried ahead.
     Unknown(Option<String>),
     Http1,
-    Http2(http2::SendRequest<Relayed>),
+    Http2(http2::SendRequest<Box<Relayed>>),
 }
 
 /// Connections that wait for the next request, with HTTP/1.1.
-type Idle = Mutex<Vec<http1::SendRequest<Relayed>>>;
+type Idle = Mutex<Vec<http1::SendRequest<Box<Relayed>>>>;
 
 /// A connection for a request.
 pub(super) struct Lease {
@@ -73,8 +73,8 @@ pub(super) struct Lease {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Relayed>),
-    Http2(http2::SendRequest<Relayed>),
+    Http1(http1::SendRequest<Box<Relayed>>),
+    Http2(http2::SendRequest<Box<Relayed>>),
 }
 
 impl Server {
@@ -98,19 +98,20 @@ impl Server {
     /// Connect while the guest's handshake goes on. What goes wrong is told to the first request.
     pub(super) fn connect_ahead(self: &Arc<Self>) {
         let server = Arc::clone(self);
-        self.spawner.spawn(async move {
+        // In a box, for the task's own memory is kept until the next one starts.
+        self.spawner.spawn(Box::pin(async move {
             let mut spoken = server.spoken.lock().await;
             *spoken = match server.connect().await {
                 Ok(sender) => server.keep(sender),
                 Err(why) => Spoken::Unknown(Some(why)),
             };
-        });
+        }));
     }
 
     /// Send a request and wait for the head of the response; with HTTP/1.1, the connection comes with it, to be given back.
     pub(super) async fn send(
         &self,
-        request: Request<Relayed>,
+        request: Request<Box<Relayed>>,
         authority: &Authority,
     ) -> Result<(Response<Incoming>, Option<Lease>), String> {
         let mut lease = self.lease().await?;
@@ -187,7 +188,7 @@ impl Server {
         }
     }
 
-    fn idle(&self) -> Option<http1::SendRequest<Relayed>> {
+    fn idle(&self) -> Option<http1::SendRequest<Box<Relayed>>> {
         lock(&self.idle).pop()
     }
 
@@ -199,7 +200,7 @@ impl Server {
         let Some((tls, name)) = &self.secure else { return self.speak(tcp, self.http2).await };
         let refused = |e: &dyn std::fmt::Display| format!("no TLS with {name} at {address}: {e}");
         let server_name = ServerName::try_from(name.as_str().to_owned()).map_err(|e| refused(&e))?;
-        let secured = tls.connect(tcp, server_name, self.http2).await.map_err(|e| refused(&e))?;
+        let secured = Box::new(tls.connect(tcp, server_name, self.http2).await.map_err(|e| refused(&e))?);
         let http2 = is_http2(secured.get_ref().1.alpn_protocol());
         self.speak(secured, http2).await
     }
@@ -231,12 +232,13 @@ impl Server {
             .max_header_size(limits::MAX_HEAD)
             .max_buf_size(limits::READ_BUFFER);
         let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
-        self.spawner.spawn(async move { drop(connection.with_upgrades().await) });
+        let connection = Box::pin(connection.with_upgrades());
+        self.spawner.spawn(async move { drop(connection.await) });
         Ok(Sender::Http1(sender))
     }
 
     /// Write the target and the host in the way of what is spoken.
-    fn address(&self, request: &mut Request<Relayed>, authority: &Authority, sender: &Sender) {
+    fn address(&self, request: &mut Request<Box<Relayed>>, authority: &Authority, sender: &Sender) {
         let path = head::origin_form(request.uri());
         match sender {
             Sender::Http1(_) => {
@@ -265,7 +267,10 @@ impl Server {
 }
 
 impl Lease {
-    async fn send(&mut self, request: Request<Relayed>) -> Result<Response<Incoming>, TrySendError<Request<Relayed>>> {
+    async fn send(
+        &mut self,
+        request: Request<Box<Relayed>>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Box<Relayed>>>> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
@@ -283,7 +288,7 @@ impl Lease {
 }
 
 /// The request once more, if it can be sent twice (RFC 9110, section 9.2.2) and has no body.
-fn spare(request: &Request<Relayed>) -> Option<Request<Relayed>> {
+fn spare(request: &Request<Box<Relayed>>) -> Option<Request<Box<Relayed>>> {
     let idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
@@ -306,6 +311,6 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, Vec<http1::SendRequest<Relayed>>> {
+fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, Vec<http1::SendRequest<Box<Relayed>>>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }

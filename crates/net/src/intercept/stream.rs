@@ -66,9 +66,8 @@ impl GuestStream {
 
     /// Read ahead some more; false if nothing follows.
     pub(super) async fn look(&mut self) -> io::Result<bool> {
-        let mut part = [0; 4096];
-        let count = self.tcp.read(&mut part).await?;
-        self.ahead.extend_from_slice(&part[..count]);
+        // Not into an array, which would be a part of the connection's future for ever.
+        let count = self.tcp.read_buf(&mut self.ahead).await?;
         self.counted.from_guest.fetch_add(count as u64, Relaxed);
         Ok(count > 0)
     }

@@ -19,6 +19,7 @@ pub(crate) const STORIES: &[Story] = &[
     ("tcp_is_reset_when_it_is_denied_and_nobody_hears_of_it", denied),
     ("tcp_of_either_end_that_breaks_off_breaks_off_the_other", broken),
     ("tcp_waits_for_a_slow_reader", slow_reader),
+    ("tcp_goes_on_after_urgent_data", urgent),
     ("tcp_fits_through_every_mtu", mtu),
     ("tcp_over_ipv6_is_refused_at_once_where_the_host_has_none", without_ipv6),
     ("tcp_connections_end_with_the_gateway", gateway_ends),
@@ -123,6 +124,30 @@ fn slow_reader() {
     guest.read_to_end(&mut received).unwrap();
     assert!(received == content, "{} bytes", received.len());
     server.join().unwrap();
+}
+
+/// In the midst of much that is carried at once. The urgent byte itself is not carried.
+fn urgent() {
+    let sandbox = sandbox::open();
+    let content = pattern(10_000_000);
+    let listener = TcpListener::bind(at(SERVER4, 80)).unwrap();
+    let sent = content.clone();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let (before, after) = sent.split_at(sent.len() / 2);
+        stream.write_all(before).unwrap();
+        rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB).unwrap();
+        stream.write_all(after).unwrap();
+    });
+    let received = sandbox.guest.run(|| {
+        let mut stream = TcpStream::connect(at(SERVER4, 80)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        received
+    });
+    server.join().unwrap();
+    assert!(received == content, "{} bytes", received.len());
 }
 
 fn mtu() {
