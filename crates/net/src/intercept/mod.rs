@@ -78,10 +78,8 @@ use crate::{
 
 /// What an interceptor goes by.
 pub struct Settings {
-    /// The policy.
+    /// The policy, and what it says about single requests.
     pub guard: Guard,
-    /// What it says about single requests.
-    pub rules: Rules,
     /// What is put in and taken out.
     pub secrets: Current,
     /// Who signs towards the guest, which trusts it.
@@ -126,7 +124,8 @@ impl Interceptor {
     /// # Errors
     /// If TLS cannot be set up with them.
     pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
-        let Settings { guard, rules, secrets, authority, roots, events } = settings;
+        let Settings { guard, secrets, authority, roots, events } = settings;
+        let rules = guard.rules().clone();
         let tls = Arc::new(Tls::new(authority, &roots)?);
         Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events })))
     }
