@@ -16,7 +16,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Incoming, ext::ReasonPhrase, upgrade::OnUpgrade};
 use tokio::sync::oneshot;
 
 use super::{
@@ -201,7 +201,7 @@ impl Carried<'_> {
             can_be_looked_through(&parts)?;
         }
         let edits = matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
-        take_out(&mut parts.headers, exchange);
+        take_out(&mut parts, exchange);
         if scrubber.is_some() {
             parts.headers.remove(CONTENT_LENGTH);
         }
@@ -227,7 +227,7 @@ impl Carried<'_> {
         head::strip(&mut parts.headers);
         matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
         upgrade(&mut parts.headers);
-        take_out(&mut parts.headers, exchange);
+        take_out(&mut parts, exchange);
         let account = Arc::clone(self.account);
         self.connection.goes_on_with(websocket::carry(guest, server, lease, exchange.masker(), account));
         Ok(Response::from_parts(parts, Relayed::page(Bytes::new())))
@@ -281,9 +281,12 @@ fn can_be_looked_through(response: &response::Parts) -> Result<(), Refusal> {
     Err(Refusal::kept_back(format!("{why} cannot be looked through for secrets")))
 }
 
-/// Take out secrets that the server sends back.
-fn take_out(headers: &mut HeaderMap, exchange: &Exchange) {
-    for value in headers.values_mut() {
+/// Take out secrets that the server sends back. What it says beside the status has no meaning (RFC 9110, section 15), and goes.
+fn take_out(response: &mut response::Parts, exchange: &Exchange) {
+    if exchange.is_scrubbed() {
+        response.extensions.remove::<ReasonPhrase>();
+    }
+    for value in response.headers.values_mut() {
         if let Some(changed) = exchange.scrub(value.as_bytes()) {
             *value = sensitive(&changed);
         }

@@ -46,7 +46,7 @@ fn echo(it: &Intercepted, name: &str) -> Told<String> {
             let line = request.lines().last().unwrap().to_owned();
             tell.send(request.clone()).unwrap();
             talk.say(&format!(
-                "HTTP/1.1 200 OK\r\nX-Echo: {line}\r\nContent-Length: {}\r\n\r\n{request}",
+                "HTTP/1.1 200 {line}\r\nX-Echo: {line}\r\nContent-Length: {}\r\n\r\n{request}",
                 request.len()
             ));
         }
@@ -124,6 +124,7 @@ fn taken_out() {
         assert!(heard.next().contains("X-Key: the-value/1\r\n"));
         let response = talk.head();
         assert!(response.contains(&format!("X-Echo: {PLACEHOLDER}\r\n")), "{response}");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         let body = talk.until("\r\n0\r\n\r\n");
         assert!(body.contains(&format!("X-Key: {PLACEHOLDER}\r\n")) && !body.contains("the-value"), "{body}");
     });
