@@ -75,6 +75,7 @@ impl Intercepted {
                 client,
                 destination: OrigDst::new(self.server.address()),
                 names: vec![allowed()],
+                counted: Arc::default(),
             };
             let talk = talk(end, said);
             let (inspected, ()) =

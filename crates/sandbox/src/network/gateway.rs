@@ -116,7 +116,7 @@ impl Prospect {
         let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
         let rules = guard.rules().clone();
         let control = control::serve(control_socket, Control { guard: Some(guard), rules, secrets });
-        Ok(AtWork { _gateway: gateway, _control: control.map_err(GatewayError::Control)? })
+        Ok(AtWork { gateway, _control: control.map_err(GatewayError::Control)? })
     }
 }
 
@@ -131,8 +131,15 @@ impl Trust {
 /// A network at work. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AtWork {
-    _gateway: Gateway,
+    gateway: Gateway,
     _control: Service,
+}
+
+impl AtWork {
+    /// End it, and have whoever hears events told before of what was under way.
+    pub(crate) async fn end(self) {
+        self.gateway.end().await;
+    }
 }
 
 /// Whom this host trusts to sign for servers. One that has no such list trusts nobody, and every connection says so.
