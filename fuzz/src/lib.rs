@@ -75,6 +75,7 @@ impl Intercepted {
                 client,
                 destination: OrigDst::new(self.server.address()),
                 names: vec![allowed()],
+                counted: Arc::default(),
             };
             let talk = talk(end, said);
             let (inspected, ()) =
@@ -107,8 +108,7 @@ fn settings(told: &Arc<AtomicUsize>) -> Settings {
     let secrets = Secrets::new(vec![secret.expect("a secret")]).expect("secrets");
     let told = Arc::clone(told);
     Settings {
-        guard: Guard::new(policy, Forwarder { servers: Servers::These(Vec::new()) }),
-        rules: Rules::default(),
+        guard: Guard::new(policy, Rules::default(), Forwarder { servers: Servers::These(Vec::new()) }),
         secrets: Current::new(secrets),
         authority: Arc::new(Authority::new("fuzzing").expect("an authority")),
         roots: Arc::new(RootCertStore::empty()),

@@ -1,6 +1,6 @@
 //! What a sandbox may reach, and the one way there.
 //!
-//! For `sandbox`, which does not call it yet: no command gives a sandbox a network. [`policy`] decides and [`dns`] judges and makes
+//! For `sandbox`. [`policy`] decides and [`dns`] judges and makes
 //! messages; both are pure and know neither sockets nor clocks. [`namespace`] is where the guest's packets end, [`gateway`] carries
 //! what they ask for to the host's network, and asks [`guard`], which is the policy of one running sandbox, whether it may.
 //! [`intercept`] has the authority by whose certificates TLS can be looked into, [`rules`] what a policy says about single requests,
@@ -12,6 +12,7 @@ pub mod guard;
 pub mod intercept;
 pub mod namespace;
 pub mod policy;
+mod readable;
 pub mod rules;
 pub mod secret;
 mod watched;

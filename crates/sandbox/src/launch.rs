@@ -187,7 +187,7 @@ async fn assemble(
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
     timeline.mark("sandbox ready");
-    Ok(Guest { spec, link, log, notices, _network: network, _pool: pool, _relay: relay })
+    Ok(Guest { spec, link, log, notices, network, _pool: pool, _relay: relay })
 }
 
 /// A guest that waits to become such a sandbox. None has disks of a user's, and all have a root that is mounted.

@@ -61,10 +61,19 @@ pub(crate) struct Guest {
     /// What the user should know about how it runs.
     pub(crate) notices: Vec<String>,
     /// Carries its network traffic, if it has any.
-    pub(crate) _network: Option<AtWork>,
+    pub(crate) network: Option<AtWork>,
     /// Whoever had kept it ready waits until this is closed, or for a moment: see [`crate::warm`].
     pub(crate) _pool: Option<UnixStream>,
     pub(crate) _relay: Relay,
+}
+
+impl Guest {
+    /// So that all is told of it, which a drop does not wait for.
+    async fn end_network(&mut self) {
+        if let Some(network) = self.network.take() {
+            network.end().await;
+        }
+    }
 }
 
 impl Sandbox {
@@ -145,7 +154,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`CloseError`] for what is left.
-    pub fn close(mut self) -> Result<(), CloseError> {
+    pub async fn close(mut self) -> Result<(), CloseError> {
+        self.guest.end_network().await;
         self.hold.release()
     }
 
@@ -154,7 +164,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`CloseError`] for what is left.
-    pub fn leave(mut self) -> Result<(), CloseError> {
+    pub async fn leave(mut self) -> Result<(), CloseError> {
+        self.guest.end_network().await;
         self.hold.leave()
     }
 

@@ -232,7 +232,7 @@ impl Plan {
             // Nobody has been told of it.
             sandbox.keep(Keep::Nothing);
         }
-        let closed = sandbox.leave().map_err(|error| (ExitStatus::Failure, error));
+        let closed = sandbox.leave().await.map_err(|error| (ExitStatus::Failure, error));
         timeline.mark("sandbox closed");
         watching.finish().await;
         if self.args.timings {

@@ -31,6 +31,8 @@ pub(super) const OPENING_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Until an echo is answered.
 pub(super) const ECHO_DEADLINE: Duration = Duration::from_secs(10);
+/// For what is under way when the gateway is ended: to be cancelled, and told of.
+pub(super) const END_DEADLINE: Duration = Duration::from_secs(1);
 /// TCP has no limit for silence: a connection ends when an end closes it, or no longer answers to the kernel's probes, which
 /// start after so long a silence.
 pub(super) const PROBE_AFTER: Duration = Duration::from_mins(1);

@@ -13,12 +13,14 @@
 //!
 //! Called by `sandbox`, which brings the decision (`Settings::decide`, which is a [`Guard`](crate::guard::Guard)'s), the inspector and takes the events. Invariants: nothing leaves the
 //! host before `decide` has allowed its destination, and what is dialled is the address that was judged; everything that a
-//! guest can make many of has a bound (`limits.rs`); dropping the [`Gateway`] ends all of it.
+//! guest can make many of has a bound (`limits.rs`); dropping the [`Gateway`] ends all of it, and [`Gateway::end`] waits until all has
+//! been told that was under way.
 
 mod accept;
 mod address;
 mod buffer;
 pub(crate) mod copy;
+mod counted;
 mod datagram;
 mod dns;
 mod echo;
@@ -30,16 +32,18 @@ mod packet;
 mod record;
 mod splice;
 mod tcp;
+mod telling;
 mod udp;
 mod way;
 
-use std::{io, net::IpAddr, sync::Arc, time::Instant};
+use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Instant};
 
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use self::packet::Datagrams;
 pub use self::{
     address::{ClientAddr, OrigDst},
+    counted::Counted,
     event::{End, Event, Moved, Question, Request, What},
     forward::{Answer, Forwarder, Heard, Query, Resolve, Resolver, Servers},
     way::{Grant, Inspected, Inspection, Inspector, Way},
@@ -70,7 +74,9 @@ pub struct Settings {
 /// A gateway at work.
 #[derive(Debug)]
 pub struct Gateway {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
+    /// Closed when nothing is left of what the tasks have started.
+    ended: mpsc::Receiver<Infallible>,
 }
 
 /// What all its tasks share.
@@ -79,6 +85,8 @@ struct Shared {
     holder: Holder,
     /// What sends datagrams to the guest where the holder makes no sockets for that.
     datagrams: Option<Datagrams>,
+    /// Kept by all that is under way.
+    alive: mpsc::Sender<Infallible>,
 }
 
 impl Gateway {
@@ -93,7 +101,8 @@ impl Gateway {
             Raw::Echo(v4, v6) => (vec![echo::Door::v4(v4)?, echo::Door::v6(v6)?], None),
             Raw::Datagrams(v4, v6) => (Vec::new(), Some(Datagrams::new(v4, v6))),
         };
-        let shared = Arc::new(Shared { settings, holder, datagrams });
+        let (alive, ended) = mpsc::channel(1);
+        let shared = Arc::new(Shared { settings, holder, datagrams, alive });
         let (tcp, dns_tcp) = (tokio::net::TcpListener::from_std(tcp)?, tokio::net::TcpListener::from_std(dns_tcp)?);
         let (udp, dns_udp) = (tokio::net::UdpSocket::from_std(udp)?, tokio::net::UdpSocket::from_std(dns_udp)?);
         let mut tasks = JoinSet::new();
@@ -104,7 +113,14 @@ impl Gateway {
         for door in echoes {
             tasks.spawn(echo::serve(door, Arc::clone(&shared)));
         }
-        Ok(Self { _tasks: tasks })
+        Ok(Self { tasks, ended })
+    }
+
+    /// End it, and have told before this is over what was under way: connections, flows, and their requests.
+    pub async fn end(mut self) {
+        self.tasks.shutdown().await;
+        // What the tasks had started is cancelled now, but the runtime may not have got to it yet. Nothing is ever sent.
+        let _ = timeout(limits::END_DEADLINE, self.ended.recv()).await;
     }
 }
 

@@ -8,12 +8,7 @@
 //! once, and who speaks first decides: a server, and the connection is spliced; the guest, and what it says is looked at before
 //! a byte of it goes on.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
@@ -24,6 +19,7 @@ use tokio::{
 use super::{
     ClientAddr, End, Inspection, Moved, OrigDst, Protocol, Shared, Way, What, accept, copy, limits,
     opening::{MAX_OPENING, Opening},
+    telling::Telling,
 };
 
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -31,14 +27,14 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connection(guest: TcpStream, shared: Arc<Shared>) {
-    let began = Instant::now();
     // One that is gone already has no addresses, and nobody to tell of.
     let (Ok(destination), Ok(client)) = (OrigDst::of(&guest), guest.peer_addr().map(ClientAddr::new)) else { return };
-    let (mut allowed, mut moved) = (None, Moved::default());
-    let end = match shared.decide(Protocol::Tcp, destination) {
+    let cut = End::Failed("the sandbox ended first".to_owned());
+    let mut told = Telling::of(Arc::clone(&shared), (client, destination), What::Connection, cut);
+    told.end = match shared.decide(Protocol::Tcp, destination) {
         Ok(grant) => {
-            allowed = Some(grant.allowed);
-            carry(guest, (client, destination), grant.way, &shared, &mut moved).await
+            told.allowed = Some(grant.allowed);
+            carry(guest, (client, destination), grant.way, &shared, &mut told).await
         }
         Err(end) => {
             reset(&guest);
@@ -46,7 +42,6 @@ async fn connection(guest: TcpStream, shared: Arc<Shared>) {
             end
         }
     };
-    shared.tell((client, destination), What::Connection(moved), allowed, end, began);
 }
 
 async fn carry(
@@ -54,8 +49,9 @@ async fn carry(
     (client, destination): (ClientAddr, OrigDst),
     way: Way,
     shared: &Shared,
-    moved: &mut Moved,
+    told: &mut Telling,
 ) -> End {
+    let moved = &mut told.moved;
     let outcome = match way {
         Way::Raw => splice(&guest, destination, moved).await.map(|()| None),
         Way::Inspect(names) => Ok(Some((names, Vec::new()))),
@@ -64,9 +60,8 @@ async fn carry(
     match (outcome, &shared.settings.inspector) {
         (Ok(None), _) => End::Done,
         (Ok(Some((names, opening))), Some(inspector)) => {
-            let end;
-            (*moved, end) = inspector.inspect(Inspection { guest, opening, client, destination, names }).await;
-            end
+            let counted = Arc::clone(&told.counted);
+            inspector.inspect(Inspection { guest, opening, client, destination, names, counted }).await
         }
         (Ok(Some(_)), None) => {
             reset(&guest);

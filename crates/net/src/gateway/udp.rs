@@ -1,13 +1,13 @@
 //! UDP: a flow for each pair of addresses, with a socket on either side, until it is idle.
 
-use std::{collections::HashMap, io, sync::Arc, time::Instant};
+use std::{collections::HashMap, io, sync::Arc};
 
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     ClientAddr, End, Moved, OrigDst, Protocol, Shared, What, buffer::with_buffer, datagram, limits, packet::Datagrams,
+    telling::Telling,
 };
-use crate::policy::Allowed;
 
 type Pair = (ClientAddr, OrigDst);
 
@@ -41,7 +41,7 @@ pub(super) async fn serve(door: UdpSocket, shared: Arc<Shared>) {
                 flows.insert(pair, flow);
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
-                    serve_flow(pair, queue, &shared).await;
+                    serve_flow(pair, queue, shared).await;
                     pair
                 });
             }
@@ -50,16 +50,14 @@ pub(super) async fn serve(door: UdpSocket, shared: Arc<Shared>) {
 }
 
 /// One flow, until it has been idle, and its place in the table until then, too, if it is refused.
-async fn serve_flow((client, destination): Pair, mut queue: mpsc::Receiver<Vec<u8>>, shared: &Shared) {
-    let began = Instant::now();
-    let mut moved = Moved::default();
-    let mut allowed = None;
-    let end = match relay((client, destination), &mut queue, shared, &mut moved, &mut allowed).await {
-        Ok(()) => End::Done,
-        Err(end) => end,
-    };
-    let denied = matches!(end, End::Denied(_));
-    shared.tell((client, destination), What::Flow(moved), allowed, end, began);
+async fn serve_flow((client, destination): Pair, mut queue: mpsc::Receiver<Vec<u8>>, shared: Arc<Shared>) {
+    // Datagrams have no end, so every end is one.
+    let mut told = Telling::of(Arc::clone(&shared), (client, destination), What::Flow, End::Done);
+    if let Err(end) = relay((client, destination), &mut queue, &shared, &mut told).await {
+        told.end = end;
+    }
+    let denied = matches!(told.end, End::Denied(_));
+    drop(told);
     while denied && matches!(timeout(limits::FLOW_IDLE, queue.recv()).await, Ok(Some(_))) {}
 }
 
@@ -67,11 +65,10 @@ async fn relay(
     (client, destination): Pair,
     queue: &mut mpsc::Receiver<Vec<u8>>,
     shared: &Shared,
-    moved: &mut Moved,
-    allowed: &mut Option<Allowed>,
+    told: &mut Telling,
 ) -> Result<(), End> {
-    *allowed = Some(shared.decide(Protocol::Udp, destination)?.allowed);
-    copy(client, destination, queue, shared, moved).await.map_err(|e| End::Failed(e.to_string()))
+    told.allowed = Some(shared.decide(Protocol::Udp, destination)?.allowed);
+    copy(client, destination, queue, shared, &mut told.moved).await.map_err(|e| End::Failed(e.to_string()))
 }
 
 async fn copy(

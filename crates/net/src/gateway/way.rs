@@ -1,10 +1,10 @@
 //! What is allowed, and how it is carried: the answers of [`Decide`](super::Decide), and who takes over what is inspected.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use super::{ClientAddr, End, Moved, OrigDst};
+use super::{ClientAddr, Counted, End, OrigDst};
 use crate::policy::{Allowed, Name};
 
 /// Leave to go on.
@@ -42,10 +42,12 @@ pub struct Inspection {
     /// The names that the guest was given this address for and that may be had at this port; at least one. The name that it
     /// says it means has to be judged again, with the address that is going to be dialled.
     pub names: Vec<Name>,
+    /// Where its bytes are counted. To be kept until all is told that is to be told of it.
+    pub counted: Arc<Counted>,
 }
 
-/// What becomes of an inspected connection.
-pub type Inspected = Pin<Box<dyn Future<Output = (Moved, End)> + Send>>;
+/// How an inspected connection has ended.
+pub type Inspected = Pin<Box<dyn Future<Output = End> + Send>>;
 
 /// Who terminates TLS and HTTP. Cancelled, it ends the connection.
 pub trait Inspector: Send + Sync {

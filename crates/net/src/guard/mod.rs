@@ -6,7 +6,7 @@
 //!                                         └ Forwarder, with our own bytes ─ vet ─ pin ─ answer
 //!         ─ decide(TCP, address) ── names pinned for it ─ Policy::connect_to ┬ Denied
 //!                                                                            ├ by address: raw
-//!                                                                            ├ by name, web port: inspect
+//!                                                                            ├ by name, web port or with rules: inspect
 //!                                                                            └ by name, other port: by its opening
 //! ```
 //!
@@ -20,6 +20,9 @@
 //! others if they open with TLS or HTTP ([`Way::ByOpening`]). Where the server speaks first (SSH, SMTP) or the guest
 //! opens with something else (Redis, databases), the connection is spliced to the pinned address. So is what begins as
 //! something else and becomes TLS later (STARTTLS): there, the address is what is allowed.
+//!
+//! Where rules are about requests to one of the names at that port ([`Rules::concern`]), there is no guessing: whatever comes is
+//! inspected, and what is not HTTP does not get through.
 //!
 //! A rule with an *address* allows that machine, whatever names it has: such connections are spliced. An open network splices
 //! everything.
@@ -41,6 +44,7 @@ use crate::{
         Allowed, Decision, Denied, Destination, Host, Mode, Name, NotIntercepting, Pins, Policy, Protocol, Target,
         WEB_PORTS,
     },
+    rules::Rules,
 };
 
 /// What a sandbox may reach, now. Clones share it.
@@ -54,17 +58,20 @@ struct State {
     /// Held while a policy is changed, so that none of two changes is lost.
     changing: Mutex<()>,
     pins: Mutex<Pins>,
+    rules: Rules,
     upstream: Forwarder,
 }
 
 impl Guard {
-    /// A guard that goes by `policy`, which should have the host's own addresses ([`own_addresses`]), and asks `upstream`.
+    /// A guard that goes by `policy`, which should have the host's own addresses ([`own_addresses`]), knows which `rules` there are
+    /// about requests, and asks `upstream`.
     #[must_use]
-    pub fn new(policy: Policy, upstream: Forwarder) -> Self {
+    pub fn new(policy: Policy, rules: Rules, upstream: Forwarder) -> Self {
         Self(Arc::new(State {
             policy: Mutex::new(Arc::new(policy)),
             changing: Mutex::default(),
             pins: Mutex::default(),
+            rules,
             upstream,
         }))
     }
@@ -73,6 +80,12 @@ impl Guard {
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&lock(&self.0.policy))
+    }
+
+    /// What is said about single requests; the same for all the sandbox's life.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.0.rules
     }
 
     /// Go by another policy from now on; connections that are made stay. Mode and the host's addresses are the sandbox's for
@@ -133,8 +146,13 @@ impl Guard {
             return Ok(Grant::raw(allowed));
         }
         let names = meant(&policy, address, port, &pinned);
-        let way = if WEB_PORTS.contains(&port) { Way::Inspect(names) } else { Way::ByOpening(names) };
+        let inspected = WEB_PORTS.contains(&port) || names.iter().any(|name| self.has_rules_for(name, port));
+        let way = if inspected { Way::Inspect(names) } else { Way::ByOpening(names) };
         Ok(Grant { allowed, way })
+    }
+
+    fn has_rules_for(&self, name: &Name, port: u16) -> bool {
+        self.0.rules.concern(&Host::Name(name.clone()), port)
     }
 
     /// May the guest have there whom it says it means, on a connection that is inspected? `names` are those that it was given the

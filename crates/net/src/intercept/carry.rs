@@ -11,14 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{
-        ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
-    },
-    request,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE},
+    request, response,
     uri::{Authority, PathAndQuery},
 };
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Incoming, ext::ReasonPhrase, upgrade::OnUpgrade};
 use tokio::sync::oneshot;
 
 use super::{
@@ -33,6 +31,7 @@ use super::{
 use crate::{
     gateway::End,
     policy::{Denied, Host},
+    readable,
     rules::Matched,
     secret::{Exchange, Misdirected},
 };
@@ -195,17 +194,15 @@ impl Carried<'_> {
         }
         parts.version = Version::default();
         head::strip(&mut parts.headers);
-        let edits = matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
-        take_out(&mut parts.headers, exchange);
         let mut body = Relayed::to_guest(body, self.account, lease, wants);
         let scrubber = if body.is_nothing() { None } else { exchange.scrubber() };
         if scrubber.is_some() {
-            let coding = parts.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity");
-            if let Some(coding) = coding {
-                let coding = String::from_utf8_lossy(coding.as_bytes());
-                let why = format!("the response is compressed ({coding}), so it cannot be looked through for secrets");
-                return Err(Refusal::kept_back(why));
-            }
+            // Before rules change what headers say.
+            can_be_looked_through(&parts)?;
+        }
+        let edits = matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
+        take_out(&mut parts, exchange);
+        if scrubber.is_some() {
             parts.headers.remove(CONTENT_LENGTH);
         }
         body.go_by_rules(matched.max_response_bytes, edits);
@@ -230,7 +227,7 @@ impl Carried<'_> {
         head::strip(&mut parts.headers);
         matched.response(&mut parts).map_err(|e| Refusal::kept_back(e.to_string()))?;
         upgrade(&mut parts.headers);
-        take_out(&mut parts.headers, exchange);
+        take_out(&mut parts, exchange);
         let account = Arc::clone(self.account);
         self.connection.goes_on_with(websocket::carry(guest, server, lease, exchange.masker(), account));
         Ok(Response::from_parts(parts, Relayed::page(Bytes::new())))
@@ -262,9 +259,7 @@ fn put_in(parts: &mut request::Parts, exchange: &Exchange) -> Result<(), Refusal
         }
     }
     if exchange.is_scrubbed() {
-        if parts.headers.contains_key(ACCEPT_ENCODING) {
-            parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        }
+        readable::ask_for(&mut parts.headers);
         parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     }
     Ok(())
@@ -276,9 +271,22 @@ fn with_query(uri: &Uri, query: &[u8]) -> Result<Uri, Refusal> {
     path.map(Uri::from).map_err(|_| Refusal::malformed("its query cannot have the secret in it"))
 }
 
-/// Take out secrets that the server sends back.
-fn take_out(headers: &mut HeaderMap, exchange: &Exchange) {
-    for value in headers.values_mut() {
+/// Whether values of secrets would be found in its body.
+fn can_be_looked_through(response: &response::Parts) -> Result<(), Refusal> {
+    let why = match readable::codings(&response.headers) {
+        Some(codings) => format!("the response is compressed ({codings}), so it"),
+        None if response.status == StatusCode::PARTIAL_CONTENT => "the response is only a part, which".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Refusal::kept_back(format!("{why} cannot be looked through for secrets")))
+}
+
+/// Take out secrets that the server sends back. What it says beside the status has no meaning (RFC 9110, section 15), and goes.
+fn take_out(response: &mut response::Parts, exchange: &Exchange) {
+    if exchange.is_scrubbed() {
+        response.extensions.remove::<ReasonPhrase>();
+    }
+    for value in response.headers.values_mut() {
         if let Some(changed) = exchange.scrub(value.as_bytes()) {
             *value = sensitive(&changed);
         }

@@ -16,7 +16,8 @@
 //!   request asks policy anew, so a rule that was taken away counts for the next one on a connection that is open.
 //! - A secret's value is put in after all of this, and only towards a server that has proven its name.
 //! - What is sent on is written anew from what was understood, so that no server can understand something else: bodies are framed
-//!   by us, and what concerns one hop only is taken out. Headers are neither invented nor renamed; over HTTP/1.1 they keep their
+//!   by us, and what concerns one hop only is taken out. Headers are neither invented (but for the one that asks
+//!   for no compression, [`readable`](crate::readable)) nor renamed; over HTTP/1.1 they keep their
 //!   case and order (but two of one name come together).
 //! - All that a guest can make many or long has a bound, all that is waited for a deadline (`limits.rs`). A response may take as
 //!   long as it likes: those of language models do.
@@ -61,15 +62,9 @@ use rustls::RootCertStore;
 use tokio::sync::oneshot;
 
 pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
-use self::{
-    hello::Spoken,
-    server::Server,
-    stream::{Counted, GuestStream},
-    tasks::Tasks,
-    tls::Tls,
-};
+use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls};
 use crate::{
-    gateway::{ClientAddr, End, Event, Inspected, Inspection, Inspector, OrigDst},
+    gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst},
     guard::Guard,
     policy::{Host, Name},
     rules::Rules,
@@ -78,10 +73,8 @@ use crate::{
 
 /// What an interceptor goes by.
 pub struct Settings {
-    /// The policy.
+    /// The policy, and what it says about single requests.
     pub guard: Guard,
-    /// What it says about single requests.
-    pub rules: Rules,
     /// What is put in and taken out.
     pub secrets: Current,
     /// Who signs towards the guest, which trusts it.
@@ -116,6 +109,8 @@ struct Connection {
     server: Arc<Server>,
     /// What it goes on with after HTTP.
     then: Mutex<Option<oneshot::Sender<Then>>>,
+    /// Kept until its last request is told of.
+    _counted: Arc<Counted>,
 }
 
 type Then = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -126,7 +121,8 @@ impl Interceptor {
     /// # Errors
     /// If TLS cannot be set up with them.
     pub fn new(settings: Settings) -> Result<Self, rustls::Error> {
-        let Settings { guard, rules, secrets, authority, roots, events } = settings;
+        let Settings { guard, secrets, authority, roots, events } = settings;
+        let rules = guard.rules().clone();
         let tls = Arc::new(Tls::new(authority, &roots)?);
         Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events })))
     }
@@ -135,18 +131,14 @@ impl Interceptor {
 impl Inspector for Interceptor {
     fn inspect(&self, inspection: Inspection) -> Inspected {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let counted = Arc::new(Counted::default());
-            let outcome = inspect(shared, inspection, &counted).await;
-            (counted.moved(), outcome.unwrap_or_else(|e| End::Failed(why(&e))))
-        })
+        Box::pin(async move { inspect(shared, inspection).await.unwrap_or_else(|e| End::Failed(why(&e))) })
     }
 }
 
-async fn inspect(shared: Arc<Shared>, inspection: Inspection, counted: &Arc<Counted>) -> io::Result<End> {
-    let Inspection { guest, opening, client, destination, names } = inspection;
+async fn inspect(shared: Arc<Shared>, inspection: Inspection) -> io::Result<End> {
+    let Inspection { guest, opening, client, destination, names, counted } = inspection;
     server::prepare(&guest)?;
-    let mut guest = GuestStream::new(guest, opening, Arc::clone(counted));
+    let mut guest = GuestStream::new(guest, opening, Arc::clone(&counted));
     let http2 = match hello::spoken(&mut guest).await? {
         None => return Ok(End::Done),
         Some(Spoken::Tls) => return inspect_tls(shared, guest, (client, destination), names, counted).await,
@@ -157,7 +149,7 @@ async fn inspect(shared: Arc<Shared>, inspection: Inspection, counted: &Arc<Coun
     let server = Server::new(destination.get(), None, http2, tasks.spawner());
     let (then, what) = oneshot::channel();
     let then = Mutex::new(Some(then));
-    let connection = Connection { shared, client, destination, names, front: None, server, then };
+    let connection = Connection { shared, client, destination, names, front: None, server, then, _counted: counted };
     Ok(serve::serve(guest, http2, connection, what, &tasks).await)
 }
 
@@ -166,7 +158,7 @@ async fn inspect_tls(
     mut guest: GuestStream,
     (client, destination): (ClientAddr, OrigDst),
     names: Vec<Name>,
-    counted: &Counted,
+    counted: Arc<Counted>,
 ) -> io::Result<End> {
     // What is for the beginning only is in boxes, and so is what each later future would keep room for.
     let hello = Box::pin(hello::hello(&mut guest)).await?;
@@ -198,7 +190,7 @@ async fn inspect_tls(
             hello::refuse(&mut guest).await;
             return Ok(End::Blocked(format!("its TLS does not say that it is for {name}, whose TLS is left alone")));
         }
-        return passthrough::splice(guest, destination, counted).await.map(|()| End::Done);
+        return passthrough::splice(guest, destination, &counted).await.map(|()| End::Done);
     }
     let tasks = Tasks::default();
     let secure = Some((Arc::clone(&shared.tls), name.clone()));
@@ -211,7 +203,7 @@ async fn inspect_tls(
     let http2 = tls::is_http2(guest.get_ref().1.alpn_protocol());
     let (then, what) = oneshot::channel();
     let (front, then) = (Some(name), Mutex::new(Some(then)));
-    let connection = Connection { shared, client, destination, names, front, server, then };
+    let connection = Connection { shared, client, destination, names, front, server, then, _counted: counted };
     Ok(serve::serve(guest, http2, connection, what, &tasks).await)
 }
 

@@ -4,13 +4,8 @@ use std::io;
 
 use tokio::net::TcpStream;
 
-use super::{
-    hello::within,
-    limits,
-    server::prepare,
-    stream::{Counted, GuestStream},
-};
-use crate::gateway::{Moved, OrigDst, copy};
+use super::{hello::within, limits, server::prepare, stream::GuestStream};
+use crate::gateway::{Counted, Moved, OrigDst, copy};
 
 /// Carry it, the hello included, until both ends have closed.
 pub(super) async fn splice(guest: GuestStream, destination: OrigDst, counted: &Counted) -> io::Result<()> {
@@ -18,8 +13,18 @@ pub(super) async fn splice(guest: GuestStream, destination: OrigDst, counted: &C
     let server = within(limits::DIAL_DEADLINE, TcpStream::connect(destination.get())).await?;
     prepare(&server)?;
     copy::write_all(&server, &hello).await?;
-    let mut moved = Moved::default();
-    let outcome = copy::both_ways(&guest, &server, &mut moved).await;
-    counted.add(moved);
-    outcome
+    let mut adding = Adding { moved: Moved::default(), counted };
+    copy::both_ways(&guest, &server, &mut adding.moved).await
+}
+
+/// What was carried counts, also if it is cut short.
+struct Adding<'a> {
+    moved: Moved,
+    counted: &'a Counted,
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        self.counted.add(self.moved);
+    }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use http::{
-    Method, Request, Response, Uri, Version,
-    header::HOST,
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::{Authority, Scheme},
 };
 use hyper::{
@@ -249,6 +249,13 @@ impl Server {
                 {
                     request.headers_mut().insert(HOST, host);
                 }
+                // hyper frames all other bodies by itself, and takes it that these methods have none.
+                if matches!(*request.method(), Method::GET | Method::HEAD)
+                    && !request.body().is_nothing()
+                    && !request.headers().contains_key(CONTENT_LENGTH)
+                {
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
             }
             Sender::Http2(_) => {
                 let mut parts = path.into_parts();
@@ -260,6 +267,8 @@ impl Server {
                 }
                 *request.version_mut() = Version::HTTP_2;
                 request.headers_mut().remove(HOST);
+                // Of a connection with HTTP/1.1 that has not taken it.
+                request.headers_mut().remove(TRANSFER_ENCODING);
                 request.body_mut().release();
             }
         }

@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,14 +14,7 @@ use tokio::{
 };
 
 use super::limits;
-use crate::gateway::Moved;
-
-/// Bytes that have passed a guest's socket, TLS included.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    from_guest: AtomicU64,
-    to_guest: AtomicU64,
-}
+use crate::gateway::{Counted, Moved};
 
 /// The stream.
 pub(super) struct GuestStream {
@@ -37,17 +27,6 @@ pub(super) struct GuestStream {
     lingers: Option<Pin<Box<Timeout<std::future::Pending<()>>>>>,
 }
 
-impl Counted {
-    pub(super) fn add(&self, moved: Moved) {
-        self.from_guest.fetch_add(moved.from_guest, Relaxed);
-        self.to_guest.fetch_add(moved.to_guest, Relaxed);
-    }
-
-    pub(super) fn moved(&self) -> Moved {
-        Moved { from_guest: self.from_guest.load(Relaxed), to_guest: self.to_guest.load(Relaxed) }
-    }
-}
-
 impl GuestStream {
     /// The socket, and what was read ahead of it.
     pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
@@ -55,7 +34,7 @@ impl GuestStream {
     }
 
     pub(super) fn new(tcp: TcpStream, opening: Vec<u8>, counted: Arc<Counted>) -> Self {
-        counted.from_guest.fetch_add(opening.len() as u64, Relaxed);
+        counted.add(from_guest(opening.len()));
         Self { tcp, ahead: opening, again: 0, counted, lingers: None }
     }
 
@@ -68,9 +47,17 @@ impl GuestStream {
     pub(super) async fn look(&mut self) -> io::Result<bool> {
         // Not into an array, which would be a part of the connection's future for ever.
         let count = self.tcp.read_buf(&mut self.ahead).await?;
-        self.counted.from_guest.fetch_add(count as u64, Relaxed);
+        self.counted.add(from_guest(count));
         Ok(count > 0)
     }
+}
+
+fn from_guest(count: usize) -> Moved {
+    Moved { from_guest: count as u64, to_guest: 0 }
+}
+
+fn to_guest(count: usize) -> Moved {
+    Moved { from_guest: 0, to_guest: count as u64 }
 }
 
 impl AsyncRead for GuestStream {
@@ -87,7 +74,7 @@ impl AsyncRead for GuestStream {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        self.counted.from_guest.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        self.counted.add(from_guest(buf.filled().len() - before));
         Poll::Ready(Ok(()))
     }
 }
@@ -95,7 +82,7 @@ impl AsyncRead for GuestStream {
 impl AsyncWrite for GuestStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
-        self.counted.to_guest.fetch_add(count as u64, Relaxed);
+        self.counted.add(to_guest(count));
         Poll::Ready(Ok(count))
     }
 
@@ -105,7 +92,7 @@ impl AsyncWrite for GuestStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs))?;
-        self.counted.to_guest.fetch_add(count as u64, Relaxed);
+        self.counted.add(to_guest(count));
         Poll::Ready(Ok(count))
     }
 

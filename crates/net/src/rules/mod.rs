@@ -70,7 +70,8 @@ impl Rules {
     }
 
     /// Whether a rule is about this host on this port by name. What is not looked into, TLS that is passed through or a protocol
-    /// that is not HTTP, goes past the rules, so it must not be let through there.
+    /// that is not HTTP, goes past the rules, so it must not be let through there: [`Guard::decide`](crate::guard::Guard::decide) sees
+    /// to the latter.
     #[must_use]
     pub fn concern(&self, host: &Host, port: u16) -> bool {
         self.0.iter().any(|rule| rule.names(host, port))

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderValue, Method, Uri, header, request::Parts, uri::PathAndQuery};
+use http::{Method, Uri, header, request::Parts, uri::PathAndQuery};
 
 use super::{
     Rules,
@@ -10,7 +10,7 @@ use super::{
     query,
     rule::{Action, Asked, Rule},
 };
-use crate::policy::Host;
+use crate::{policy::Host, readable};
 
 /// Headers by which clients ask servers to take another method than that of the request.
 const METHOD_OVERRIDES: &[&str] = &["x-http-method-override", "x-http-method", "x-method-override"];
@@ -118,10 +118,7 @@ impl Matched {
             path = rule.request.rewrite_path.clone().or(path);
         }
         if self.rewrites() {
-            // Texts are only found in what is neither compressed nor one part of the whole.
-            parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-            parts.headers.remove(header::RANGE);
-            parts.headers.remove(header::IF_RANGE);
+            readable::ask_for(&mut parts.headers);
         }
         if path.is_none() && query.is_none() {
             return Ok(());

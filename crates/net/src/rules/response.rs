@@ -4,6 +4,7 @@ use http::{StatusCode, header, response::Parts};
 use thiserror::Error;
 
 use super::{BodyRewriter, Matched, request::announced};
+use crate::readable;
 
 /// Sums of a body that will be another (RFC 9530; RFC 3230; RFC 2616, section 14.15).
 const DIGESTS: &[&str] = &["content-digest", "repr-digest", "digest", "content-md5"];
@@ -65,10 +66,7 @@ impl Matched {
             _ if self.is_bodiless(parts) => return Ok(None),
             _ => {}
         }
-        let codings = parts.headers.get_all(header::CONTENT_ENCODING).iter();
-        let codings = codings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let codings = codings.collect::<Vec<_>>().join(", ");
-        if codings.split(',').any(|coding| !matches!(coding.trim().to_ascii_lowercase().as_str(), "" | "identity")) {
+        if let Some(codings) = readable::codings(&parts.headers) {
             return Err(Refused::Compressed(codings));
         }
         let replace = self.rules.iter().flat_map(|rule| &rule.response.replace);

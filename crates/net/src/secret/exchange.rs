@@ -1,7 +1,7 @@
 //! One request and its response, as far as secrets go: what is replaced where, and what is refused.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
@@ -30,6 +30,8 @@ pub type Changed = Result<Option<Zeroizing<Vec<u8>>>, Misdirected>;
 pub struct Exchange {
     bound: Vec<Bound>,
     others: Vec<(Secret, Misdirected)>,
+    /// All that values are looked for as in the response, with whose they are.
+    spellings: OnceLock<Vec<(usize, Zeroizing<Vec<u8>>)>>,
 }
 
 struct Bound {
@@ -40,7 +42,7 @@ struct Bound {
 impl Exchange {
     pub(super) fn new(bound: Vec<Secret>, others: Vec<(Secret, Misdirected)>) -> Self {
         let bound = bound.into_iter().map(|secret| Bound { secret, used: Arc::default() }).collect();
-        Self { bound, others }
+        Self { bound, others, spellings: OnceLock::new() }
     }
 
     /// Whether the host may see any secret.
@@ -101,7 +103,7 @@ impl Exchange {
     /// Whether the response can have values in it: then it is to be asked for without compression.
     #[must_use]
     pub fn is_scrubbed(&self) -> bool {
-        !self.scrubbed().is_empty()
+        !self.spellings().is_empty()
     }
 
     /// The response's body without values; `None` if it is passed on as it comes.
@@ -143,17 +145,23 @@ impl Exchange {
         self.bound.iter().map(|bound| bound.replaced(spelled)).chain(self.others.iter().map(refused)).collect()
     }
 
-    /// Values in the two spellings that they are sent in.
+    /// Values, and what becomes of them in the response.
     fn scrubbed(&self) -> Vec<Pattern> {
-        let all = self.bound.iter().map(|bound| &bound.secret);
-        let long = all.filter(|secret| secret.value.0.len() >= SCRUBBED_FROM);
-        let spellings = long.flat_map(|secret| {
-            let (plain, encoded) = (secret.as_it_is(), secret.percent_encoded());
-            let encoded = (plain != encoded).then_some((secret, encoded));
-            [Some((secret, plain)), encoded].into_iter().flatten()
-        });
-        let found = |secret: &Secret| Found::Replace(secret.placeholder.clone().into_bytes().into(), Arc::default());
-        spellings.map(|(secret, find)| Pattern { find, found: found(secret) }).collect()
+        let pattern = |(at, find): &(usize, Zeroizing<Vec<u8>>)| {
+            let placeholder = self.bound[*at].secret.placeholder.clone().into_bytes();
+            Pattern { find: find.clone(), found: Found::Replace(placeholder.into(), Arc::default()) }
+        };
+        self.spellings().iter().map(pattern).collect()
+    }
+
+    /// Values in all spellings that they are sent in.
+    fn spellings(&self) -> &[(usize, Zeroizing<Vec<u8>>)] {
+        self.spellings.get_or_init(|| {
+            let all = self.bound.iter().map(|bound| &bound.secret).enumerate();
+            let long = all.filter(|(_, secret)| secret.value.0.len() >= SCRUBBED_FROM);
+            let spelled = long.flat_map(|(at, secret)| secret.spellings().map(move |spelling| (at, spelling)));
+            spelled.collect()
+        })
     }
 }
 
@@ -167,6 +175,24 @@ impl Bound {
 impl Secret {
     fn as_it_is(&self) -> Zeroizing<Vec<u8>> {
         self.value.bytes()
+    }
+
+    /// As it is, as in a query, and as within the credentials of `Basic`.
+    fn spellings(&self) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+        let (plain, encoded) = (self.as_it_is(), self.percent_encoded());
+        let encoded = (plain != encoded).then_some(encoded);
+        [Some(plain), encoded].into_iter().flatten().chain((0..3).map(|before| self.within_base64(before)))
+    }
+
+    /// What is the same in the base64 of every text in which so many bytes, or three more each time, stand before the value: the digits
+    /// that have bits of the value and of nothing else (RFC 4648, section 4).
+    fn within_base64(&self, before: usize) -> Zeroizing<Vec<u8>> {
+        let mut text = Zeroizing::new(Vec::with_capacity(before + self.value.0.len()));
+        text.resize(before, 0);
+        text.extend_from_slice(&self.value.0);
+        let digits = Zeroizing::new(BASE64.encode(&*text));
+        let (first, end) = ((before * 8).div_ceil(6), text.len() * 8 / 6);
+        Zeroizing::new(digits.as_bytes()[first..end].to_vec())
     }
 
     fn percent_encoded(&self) -> Zeroizing<Vec<u8>> {

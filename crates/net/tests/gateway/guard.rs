@@ -11,6 +11,7 @@ use matchlock_net::{
     gateway::{Forwarder, Servers},
     guard::{Guard, own_addresses},
     policy::{Mode, Policy},
+    rules::Rules,
 };
 
 use crate::{
@@ -78,7 +79,7 @@ fn exchange(port: u16) -> Result<Vec<u8>, ErrorKind> {
 }
 
 fn guarded(policy: Policy) -> (Guard, sandbox::Sandbox) {
-    let guard = Guard::new(policy, Forwarder { servers: Servers::These(vec![at(DNS, 53)]) });
+    let guard = Guard::new(policy, Rules::default(), Forwarder { servers: Servers::These(vec![at(DNS, 53)]) });
     let decide = guard.clone();
     let decide = Arc::new(move |protocol, destination| decide.decide(protocol, destination));
     let sandbox = sandbox::start(sandbox::plan(), decide, Arc::new(guard.clone()));

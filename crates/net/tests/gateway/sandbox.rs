@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -112,13 +112,19 @@ fn launch(
             let (made, unfurnished) = namespace::create(holder()).await.unwrap();
             let (doors, holder) = furnish(unfurnished, plan).await.unwrap();
             tap.send(made).unwrap();
-            // The story may have ended without hearing of everything.
-            let events: Arc<Events> = Arc::new(move |e| drop(event.send(e)));
+            let over = Arc::new(AtomicBool::new(false));
+            let is_over = Arc::clone(&over);
+            let events: Arc<Events> = Arc::new(move |e| {
+                assert!(!is_over.load(Ordering::Relaxed), "told when all has been told: {e:?}");
+                // The story may have ended without hearing of everything.
+                let _ = event.send(e);
+            });
             let inspector = inspector(Arc::clone(&events));
             let settings = Settings { decide, inspector, resolver, events, addressing: plan.addressing };
             let gateway = Gateway::start(doors, holder, settings).unwrap();
             let _ = stopped.await;
-            drop(gateway);
+            gateway.end().await;
+            over.store(true, Ordering::Relaxed);
         });
     });
     let guest = Guest::boot(has_tap.recv_timeout(DEADLINE).unwrap(), plan.addressing);
@@ -142,9 +148,11 @@ impl Sandbox {
         format!("{what:?} {destination} {end}")
     }
 
-    /// Drop the gateway, and leave the guest where it is.
+    /// End the gateway, and leave the guest where it is.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
-        self.supervisor.take().map(JoinHandle::join);
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.join().unwrap();
+        }
     }
 }

@@ -176,9 +176,14 @@ fn gateway_ends() {
     let listener = TcpListener::bind(at(SERVER4, 80)).unwrap();
     let mut guest = sandbox.guest.run(|| TcpStream::connect(at(SERVER4, 80)).unwrap());
     let (mut server, _) = listener.accept().unwrap();
+    guest.write_all(b"hello").unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
     sandbox.stop();
     for end in [&mut guest, &mut server] {
         end.set_read_timeout(Some(DEADLINE)).unwrap();
         assert_eq!(end.read(&mut [0]).unwrap(), 0);
     }
+    let told = "Connection(Moved { from_guest: 5, to_guest: 0 })";
+    assert_eq!(sandbox.event(), format!("{told} {SERVER4}:80 failed: the sandbox ended first"));
 }

@@ -16,6 +16,7 @@ pub(crate) const STORIES: &[Story] = &[
     ("udp_is_answered_from_the_address_that_was_asked", answered),
     ("udp_flows_do_not_mix", flows),
     ("udp_that_is_denied_goes_nowhere_and_is_told_once", denied),
+    ("udp_flows_that_are_under_way_are_told_of_when_the_gateway_ends", gateway_ends),
     ("udp_that_the_plan_refuses_is_refused_with_an_answer", refused),
 ];
 
@@ -76,6 +77,18 @@ fn denied() {
     assert!(sandbox.within(SILENCE).is_err());
     server.set_nonblocking(true).unwrap();
     assert_eq!(server.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+fn gateway_ends() {
+    let mut sandbox = sandbox::open();
+    udp_echo(at(SERVER4, 123));
+    sandbox.guest.run(|| {
+        let socket = socket(SERVER4);
+        socket.send_to(b"hello", at(SERVER4, 123)).unwrap();
+        socket.recv(&mut [0; 10]).unwrap();
+    });
+    sandbox.stop();
+    assert_eq!(sandbox.event(), format!("Flow(Moved {{ from_guest: 5, to_guest: 5 }}) {SERVER4}:123 done"));
 }
 
 fn refused() {

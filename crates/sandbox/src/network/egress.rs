@@ -150,7 +150,7 @@ impl Egress {
     /// If the host's addresses are not to be had.
     pub fn guard(&self) -> io::Result<Guard> {
         let policy = Policy { own_addresses: own_addresses()?, ..self.policy.clone() };
-        Ok(Guard::new(policy, Forwarder { servers: self.servers.clone() }))
+        Ok(Guard::new(policy, self.rules.clone(), Forwarder { servers: self.servers.clone() }))
     }
 }
 

@@ -11,7 +11,6 @@ use matchlock_net::{
     intercept::{self, Authority, AuthorityError, Interceptor},
     namespace::{self, Addressing, Plan, host_has_ipv6},
     policy::Mode,
-    rules::Rules,
     secret::Current,
 };
 use rustls::RootCertStore;
@@ -50,7 +49,6 @@ pub enum GatewayError {
 /// What is to be carried, before there is anything to carry it.
 pub(crate) struct Prospect {
     guard: Guard,
-    rules: Rules,
     secrets: Current,
     addressing: Addressing,
     /// For a network whose connections are looked into.
@@ -71,7 +69,6 @@ impl Prospect {
         let intercepts = egress.policy.mode == Mode::Intercept;
         Ok(Self {
             guard: egress.guard().map_err(GatewayError::OwnAddresses)?,
-            rules: egress.rules.clone(),
             secrets: Current::new(egress.secrets.clone()),
             addressing: Addressing { mtu: network.mtu(), ..Addressing::default() },
             trust: intercepts.then(Trust::new).transpose()?,
@@ -99,13 +96,13 @@ impl Prospect {
         events: Arc<dyn Fn(Event) + Send + Sync>,
         control_socket: &Path,
     ) -> Result<AtWork, GatewayError> {
-        let Self { guard, rules, secrets, addressing, trust } = self;
+        let Self { guard, secrets, addressing, trust } = self;
         let mut inspector: Option<Arc<dyn Inspector>> = None;
         if let Some(Trust { authority, roots }) = trust {
-            let (guard, rules, secrets) = (guard.clone(), rules.clone(), secrets.clone());
+            let (guard, secrets) = (guard.clone(), secrets.clone());
             let (authority, roots) = (Arc::new(authority), Arc::new(roots.await.map_err(GatewayError::Roots)?));
             let events = Arc::clone(&events);
-            let settings = intercept::Settings { guard, rules, secrets, authority, roots, events };
+            let settings = intercept::Settings { guard, secrets, authority, roots, events };
             inspector = Some(Arc::new(Interceptor::new(settings)?));
         }
         let judge = guard.clone();
@@ -117,8 +114,9 @@ impl Prospect {
             addressing,
         };
         let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
+        let rules = guard.rules().clone();
         let control = control::serve(control_socket, Control { guard: Some(guard), rules, secrets });
-        Ok(AtWork { _gateway: gateway, _control: control.map_err(GatewayError::Control)? })
+        Ok(AtWork { gateway, _control: control.map_err(GatewayError::Control)? })
     }
 }
 
@@ -133,8 +131,15 @@ impl Trust {
 /// A network at work. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AtWork {
-    _gateway: Gateway,
+    gateway: Gateway,
     _control: Service,
+}
+
+impl AtWork {
+    /// End it, and have whoever hears events told before of what was under way.
+    pub(crate) async fn end(self) {
+        self.gateway.end().await;
+    }
 }
 
 /// Whom this host trusts to sign for servers. One that has no such list trusts nobody, and every connection says so.

@@ -7,7 +7,7 @@
 //! | `/trailers` | a body with a trailer after it |
 //! | `/redirect?URL` | go there |
 //! | `/cookie` | a cookie |
-//! | `/echo` | `Authorization`, a space and the body; as `/echo/gzip` (compressed), `/echo/pieces` (byte by byte), `/echo/header` (in a header), `/echo/range` (as much as `Range` says) |
+//! | `/echo` | `Authorization`, a space and the body; as `/echo/gzip` (compressed), `/echo/pieces` (byte by byte), `/echo/header` (in a header), `/echo/range` (as much as `Range` says; all, without) |
 //! | `/ws` | a WebSocket that sends everything back |
 //! | `/dns-query` | DNS over HTTPS |
 //! | any, of type `application/grpc` | the messages back |
@@ -136,11 +136,13 @@ impl Web {
                 Full::from("in a header\n").boxed_unsync()
             }
             "/echo/range" => {
-                let (first, last) = range(headers).context("a Range of bytes=first-last")?;
-                let part = echo.get(first..=last.min(echo.len().saturating_sub(1))).unwrap_or_default();
-                response = response
-                    .status(StatusCode::PARTIAL_CONTENT)
-                    .header("content-range", format!("bytes {first}-{last}/{}", echo.len()));
+                let mut part = &echo[..];
+                if let Some((first, last)) = range(headers) {
+                    part = echo.get(first..=last.min(echo.len().saturating_sub(1))).unwrap_or_default();
+                    response = response
+                        .status(StatusCode::PARTIAL_CONTENT)
+                        .header("content-range", format!("bytes {first}-{last}/{}", echo.len()));
+                }
                 Full::from(part.to_vec()).boxed_unsync()
             }
             "/dns-query" => {

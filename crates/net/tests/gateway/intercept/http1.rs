@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use matchlock_net::gateway::What;
+
 use super::{
     Story, allowing,
     talk::{connect, connect_tls, serve, serve_tls, telling},
@@ -15,9 +17,11 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_requests_of_one_connection_go_over_one_connection_as_they_are", keep_alive),
     ("intercept_http_without_tls_is_carried_the_same_way", clear),
     ("intercept_chunks_and_trailers_go_both_ways", trailers),
+    ("intercept_a_body_is_carried_whatever_the_method", any_method),
     ("intercept_an_event_of_a_stream_comes_before_the_next_is_sent", stream),
     ("intercept_a_body_waits_until_its_server_wants_it", expect),
     ("intercept_a_connection_that_its_server_has_closed_is_made_anew", stale),
+    ("intercept_requests_that_are_under_way_are_told_of_when_the_gateway_ends", gateway_ends),
     ("intercept_a_server_that_cannot_be_had_is_told_of", unreachable),
 ];
 
@@ -88,6 +92,30 @@ fn trailers() {
     let request: String = heard.next();
     assert!(request.to_lowercase().ends_with("\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n"), "{request}");
     assert_eq!(it.request(), "POST https://api.x.com:443/ 200 5>3 [] by --allow-host api.x.com done");
+}
+
+fn any_method() {
+    let it = allowing("api.x.com");
+    let (tell, heard) = telling();
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", move |mut talk| {
+        while talk.hears() {
+            tell.send(talk.message()).unwrap();
+            talk.say("HTTP/1.1 204 No Content\r\n\r\n");
+        }
+    });
+    it.sandbox.guest.run(|| {
+        let mut talk = connect_tls(at(SERVER4, 443), &it.authority, "api.x.com").unwrap();
+        for method in ["GET", "HEAD", "DELETE", "OPTIONS", "QUERY"] {
+            for framed in
+                ["Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Content-Length: 5\r\n\r\nhello"]
+            {
+                let request = format!("{method} / HTTP/1.1\r\nHost: api.x.com\r\n{framed}");
+                talk.say(&request);
+                talk.head();
+                assert_eq!(heard.next(), request);
+            }
+        }
+    });
 }
 
 fn stream() {
@@ -164,6 +192,31 @@ fn stale() {
             closed.next();
         }
     });
+}
+
+fn gateway_ends() {
+    let mut it = allowing("api.x.com");
+    let (tell, heard) = telling();
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", move |mut talk| {
+        tell.send(talk.head()).unwrap();
+        talk.rest();
+    });
+    let talk = it.sandbox.guest.run(|| {
+        let mut talk = connect_tls(at(SERVER4, 443), &it.authority, "api.x.com").unwrap();
+        talk.say("GET /a HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
+        talk
+    });
+    heard.next();
+    it.sandbox.stop();
+    let told = [it.sandbox.next(), it.sandbox.next()];
+    let connection = told.iter().find_map(|event| match event.what {
+        What::Connection(moved) => Some((moved.from_guest > 0, event.end.to_string())),
+        _ => None,
+    });
+    assert_eq!(connection, Some((true, "failed: the sandbox ended first".to_owned())));
+    let request = told.iter().find(|event| matches!(event.what, What::Request(_))).unwrap();
+    assert_eq!(request.end.to_string(), "failed: the guest did not wait for a response");
+    drop(talk);
 }
 
 fn unreachable() {

@@ -84,7 +84,7 @@ fn intercepted(wanted: Wanted<'_>) -> Intercepted {
     };
     let rules = PolicyFile::parse("policy.toml", wanted.rules).unwrap().rules;
     let secrets = wanted.secrets;
-    let guard = Guard::new(policy, Forwarder { servers: Servers::These(vec![at(DNS, 53)]) });
+    let guard = Guard::new(policy, rules, Forwarder { servers: Servers::These(vec![at(DNS, 53)]) });
     let secrets = Current::new(Secrets::new(secrets).ok().unwrap());
     let [authority, internet] = ["a sandbox", "an internet"].map(|called| Arc::new(Authority::new(called).unwrap()));
     let decide = guard.clone();
@@ -94,7 +94,7 @@ fn intercepted(wanted: Wanted<'_>) -> Intercepted {
         Arc::new(move |protocol, destination| decide.decide(protocol, destination)),
         Arc::new(guard.clone()),
         move |events| {
-            let settings = Settings { guard: asked, rules, secrets: put_in, authority: signs, roots, events };
+            let settings = Settings { guard: asked, secrets: put_in, authority: signs, roots, events };
             Arc::new(Interceptor::new(settings).unwrap())
         },
     );

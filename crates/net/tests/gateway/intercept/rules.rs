@@ -1,8 +1,10 @@
 //! Rules about requests, on a connection. What they say is `tests/rules`' matter; here it is that they are gone by.
 
+use std::io::Write;
+
 use super::{
     Intercepted, Story, Wanted, intercepted,
-    talk::{Talk, connect_tls, serve_tls, telling},
+    talk::{Talk, connect, connect_tls, serve, serve_tls, telling},
 };
 use crate::world::{SERVER4, at};
 
@@ -10,6 +12,9 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_rules_change_requests_and_responses", changed),
     ("intercept_rules_block_requests_and_say_so", blocked),
     ("intercept_rules_limit_bodies_both_ways", limited),
+    ("intercept_rules_are_gone_by_on_every_port", other_ports),
+    ("intercept_rules_about_every_host_are_gone_by_on_every_port", every_host),
+    ("intercept_rules_let_nothing_through_that_is_not_http", not_http),
 ];
 
 fn ruled(rules: &str) -> Intercepted {
@@ -92,5 +97,64 @@ fn limited() {
         longer.say("GET / HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
         longer.until("012345");
         assert!(!longer.rest().contains("678901"));
+    });
+}
+
+/// Ways to ask for `/admin/a` that some server understands.
+const SPELLINGS: [&[u8]; 8] = [
+    b"GET /admin/a HTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+    b"GET /admin/a\r\n",
+    b"GET admin/a\r\n",
+    b" GET /admin/a HTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+    b"\r\n\tGET /admin/a HTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+    b"GET\x0b/admin/a\x0bHTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+    b"PUT\xa0/admin/a\xa0HTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: api.x.com:8080\r\n\r\n",
+];
+
+/// Say each of them to the port; nobody is to hear it but, with the last, a server that is asked for something else.
+fn spelled(it: &Intercepted) {
+    let (tell, heard) = telling();
+    serve(at(SERVER4, 8080), move |mut talk| {
+        let line = talk.until("\n");
+        talk.head();
+        tell.send(line).unwrap();
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    it.sandbox.guest.run(|| {
+        for spelling in SPELLINGS {
+            let mut talk = connect(at(SERVER4, 8080));
+            talk.write_all(spelling).unwrap();
+            let last = spelling.starts_with(b"GET / ");
+            assert_eq!(talk.message().ends_with("\r\n\r\nok"), last, "{}", spelling.escape_ascii());
+        }
+    });
+    assert_eq!(heard.next(), "GET / HTTP/1.1\r\n");
+    assert!(heard.is_empty());
+}
+
+const NO_ADMIN: &str = "[[rule]]\naction = 'block'\nhosts = ['api.x.com:8080']\npaths = ['/admin/**']\n";
+
+fn other_ports() {
+    spelled(&intercepted(Wanted { hosts: "api.x.com:8080", rules: NO_ADMIN, ..Wanted::default() }));
+}
+
+/// Such a rule does not keep other protocols from a port, but what can be taken for HTTP is seen there.
+fn every_host() {
+    let rules = &NO_ADMIN.replace("hosts = ['api.x.com:8080']\n", "");
+    spelled(&intercepted(Wanted { hosts: "api.x.com:8080", rules, ..Wanted::default() }));
+}
+
+fn not_http() {
+    let it = intercepted(Wanted { hosts: "api.x.com:8080", rules: NO_ADMIN, ..Wanted::default() });
+    serve(at(SERVER4, 8080), |mut talk| {
+        talk.say("220 who is there?\r\n");
+        talk.rest();
+    });
+    it.sandbox.guest.run(|| {
+        let mut talk = connect(at(SERVER4, 8080));
+        talk.say("\0hello\r\n");
+        let said = talk.rest();
+        assert!(said.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{said}");
     });
 }

@@ -14,6 +14,7 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_placeholders_go_nowhere_else", misdirected),
     ("intercept_values_do_not_come_back", taken_out),
     ("intercept_a_response_that_cannot_be_looked_through_is_kept_back", compressed),
+    ("intercept_a_guest_cannot_cut_responses_so_that_values_are_not_found", ranges),
     ("intercept_a_body_is_replaced_where_that_was_asked_for", bodies),
     ("intercept_a_rotated_value_counts_for_the_next_request", rotated),
 ];
@@ -45,7 +46,7 @@ fn echo(it: &Intercepted, name: &str) -> Told<String> {
             let line = request.lines().last().unwrap().to_owned();
             tell.send(request.clone()).unwrap();
             talk.say(&format!(
-                "HTTP/1.1 200 OK\r\nX-Echo: {line}\r\nContent-Length: {}\r\n\r\n{request}",
+                "HTTP/1.1 200 {line}\r\nX-Echo: {line}\r\nContent-Length: {}\r\n\r\n{request}",
                 request.len()
             ));
         }
@@ -123,6 +124,7 @@ fn taken_out() {
         assert!(heard.next().contains("X-Key: the-value/1\r\n"));
         let response = talk.head();
         assert!(response.contains(&format!("X-Echo: {PLACEHOLDER}\r\n")), "{response}");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         let body = talk.until("\r\n0\r\n\r\n");
         assert!(body.contains(&format!("X-Key: {PLACEHOLDER}\r\n")) && !body.contains("the-value"), "{body}");
     });
@@ -131,14 +133,39 @@ fn taken_out() {
 fn compressed() {
     let it = with_secrets();
     serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", |mut talk| {
-        talk.head();
-        talk.say("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx");
+        let request = talk.head();
+        let first = if request.starts_with("GET /two") { "Content-Encoding: identity\r\n" } else { "" };
+        talk.say(&format!("HTTP/1.1 200 OK\r\n{first}Content-Encoding: br\r\nContent-Length: 1\r\n\r\nx"));
+    });
+    it.sandbox.guest.run(|| {
+        for (path, codings) in [("/one", "br"), ("/two", "identity, br")] {
+            let mut talk = talk(&it, "api.x.com");
+            talk.say(&format!("GET {path} HTTP/1.1\r\nHost: api.x.com\r\n\r\n"));
+            let response = talk.message();
+            let why = format!("the response is compressed ({codings}), so it cannot be looked through for secrets\n");
+            assert!(response.starts_with("HTTP/1.1 502") && response.ends_with(&why), "{response}");
+        }
+    });
+}
+
+fn ranges() {
+    let it = with_secrets();
+    let (tell, heard) = telling();
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", move |mut talk| {
+        while talk.hears() {
+            tell.send(talk.head()).unwrap();
+            talk.say("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-7/11\r\nContent-Length: 4\r\n\r\nvalu");
+        }
     });
     it.sandbox.guest.run(|| {
         let mut talk = talk(&it, "api.x.com");
-        talk.say("GET / HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
+        talk.say(&format!(
+            "GET / HTTP/1.1\r\nHost: api.x.com\r\nX-Key: {PLACEHOLDER}\r\nRange: bytes=4-7\r\nIf-Range: \"1\"\r\n\r\n"
+        ));
+        let request = heard.next().to_lowercase();
+        assert!(!request.contains("range"), "{request}");
         let response = talk.message();
-        let why = "matchlock: blocked: the response is compressed (br), so it cannot be looked through for secrets\n";
+        let why = "the response is only a part, which cannot be looked through for secrets\n";
         assert!(response.starts_with("HTTP/1.1 502") && response.ends_with(why), "{response}");
     });
 }

@@ -63,7 +63,8 @@ fn masked() {
         let request = talk.head();
         let key = request.lines().find_map(|line| line.strip_prefix("X-Key: ")).unwrap().to_owned();
         tell.send(request).unwrap();
-        talk.say(&format!("{SWITCHED}\u{1}{}{key}\u{1}\u{3}the", '\u{b}'));
+        let switched = SWITCHED.replace("Switching Protocols", &key);
+        talk.say(&format!("{switched}\u{1}{}{key}\u{1}\u{3}the", '\u{b}'));
         let mut message = [0; 16];
         talk.read_exact(&mut message).unwrap();
         tell.send(String::from_utf8(message.into()).unwrap()).unwrap();
@@ -71,7 +72,7 @@ fn masked() {
     it.sandbox.guest.run(|| {
         let mut talk = connect_tls(at(SERVER4, 443), &it.authority, "api.x.com").unwrap();
         talk.say(&UPGRADE.replace("Connection", "X-Key: SANDBOX_SECRET_1\r\nConnection"));
-        talk.head();
+        assert!(talk.head().starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
         // And what could be the beginning of one does not wait for the next.
         assert_eq!(talk.until("the"), "\u{1}\u{b}***********\u{1}\u{3}the");
         talk.say("SANDBOX_SECRET_1");
