@@ -20,6 +20,7 @@ use matchlock_sandbox::{
         intercept::{self, Authority, Interceptor},
         namespace::{self, Furnished, HolderCommand, Plan},
         policy::{Mode, Policy},
+        rules::Rules,
         secret::Current,
     },
     network::NetworkLog,
@@ -102,7 +103,8 @@ impl Gateway {
         };
         let log = NetworkLog::create(&self.folder.join("network.jsonl"))?;
         let events = log.sink(VmLog::create(&self.folder.join("vm.log"))?, None);
-        let guard = Guard::new(policy(self.roots.is_some())?, Forwarder { servers: Servers::These(Vec::new()) });
+        let policy = policy(self.roots.is_some())?;
+        let guard = Guard::new(policy, Rules::default(), Forwarder { servers: Servers::These(Vec::new()) });
         let authority = Arc::new(Authority::new("Sandbox of the bench")?);
         let mut inspector: Option<Arc<dyn Inspector>> = None;
         if let Some(roots) = &self.roots {
@@ -110,7 +112,6 @@ impl Gateway {
             trusted.add(CertificateDer::from_pem_file(roots)?)?;
             inspector = Some(Arc::new(Interceptor::new(intercept::Settings {
                 guard: guard.clone(),
-                rules: matchlock_sandbox::network::Rules::default(),
                 secrets: Current::default(),
                 authority: Arc::clone(&authority),
                 roots: Arc::new(trusted),
