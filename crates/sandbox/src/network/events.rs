@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use matchlock_net::{
     dns::{RecordType, ResponseCode, Transport},
-    gateway::{ClientAddr, End, Event, Moved, OrigDst, Question, What},
+    gateway::{ClientAddr, End, Event, Moved, OrigDst, Question, Request, What},
     policy::{AddressClass, Allowed, Denied, Rule},
 };
 
@@ -31,6 +31,34 @@ pub(super) fn denied(name: &str) -> Event {
         refused: vec![denied.clone()],
     };
     event("192.168.100.1:53", What::Query(Transport::Udp, Some(question)), End::Denied(denied))
+}
+
+/// A query that is answered with an address.
+pub(super) fn answer(name: &str, address: &str) -> Event {
+    let question = Question {
+        name: name.parse().unwrap(),
+        kind: RecordType::A,
+        code: ResponseCode::NoError,
+        addresses: vec![address.parse().unwrap()],
+        refused: Vec::new(),
+    };
+    event("192.168.100.1:53", What::Query(Transport::Udp, Some(question)), End::Done)
+}
+
+/// A request on a connection that is looked into.
+pub(super) fn request(host: &str, to: &str) -> Event {
+    let request = Request {
+        method: "GET".to_owned(),
+        tls: true,
+        host: Some(host.parse().unwrap()),
+        port: to.parse::<SocketAddr>().unwrap().port(),
+        path: "/".to_owned(),
+        status: Some(200),
+        moved: Moved::default(),
+        secrets: Vec::new(),
+        rules: Vec::new(),
+    };
+    event(to, What::Request(Box::new(request)), End::Done)
 }
 
 /// A connection to an address that an open network does not have either.

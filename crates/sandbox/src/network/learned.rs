@@ -1,14 +1,14 @@
 //! What `run --learn` has seen, and the smallest allow-list for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
 };
 
 use matchlock_net::{
-    gateway::{End, Event, What},
-    policy::{Protocol, WEB_PORTS},
+    gateway::{ClientAddr, End, Event, Question, Request, What},
+    policy::{Host, Protocol, WEB_PORTS},
 };
 
 /// Hosts that are remembered: an allow-list of more is none that anybody reads.
@@ -38,6 +38,10 @@ struct Seen {
     ports: BTreeMap<String, BTreeSet<u16>>,
     /// Which of them are addresses.
     addresses: BTreeMap<String, IpAddr>,
+    /// The names that the guest was given an address for.
+    given: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Connections with requests, as long as they go on.
+    asking: HashSet<ClientAddr>,
     refused: BTreeSet<String>,
     uncarried: BTreeSet<String>,
     overflowed: bool,
@@ -53,12 +57,15 @@ impl Learned {
             What::Connection(_) => Protocol::Tcp,
             What::Flow(_) => Protocol::Udp,
             What::Echo => Protocol::Icmp,
-            // What is asked for without being connected to needs no leave, and requests have connections.
-            _ => return,
+            // To ask for a name without connecting to it needs no leave.
+            What::Query(_, Some(question)) => return seen.give(question),
+            What::Query(_, None) => return,
+            What::Request(request) => return seen.request(request, event),
         };
         match (&event.end, protocol) {
             (End::Denied(denied), _) => seen.refuse(denied.to_string()),
-            (_, Protocol::Tcp) => seen.connect(name.map(ToString::to_string), destination),
+            (_, Protocol::Tcp) if seen.asking.remove(&event.client) => {}
+            (_, Protocol::Tcp) => seen.connect_to_any(name.map(ToString::to_string), destination),
             (_, Protocol::Udp | Protocol::Icmp) => {
                 let host = name.map_or_else(|| destination.ip().to_string(), ToString::to_string);
                 let port =
@@ -82,6 +89,43 @@ impl Learned {
 }
 
 impl Seen {
+    fn give(&mut self, question: &Question) {
+        for address in &question.addresses {
+            let known = self.given.len();
+            match self.given.get_mut(address) {
+                Some(names) if names.len() < MAX_LEARNED => {
+                    names.insert(question.name.to_string());
+                }
+                None if known < MAX_LEARNED => {
+                    self.given.insert(*address, [question.name.to_string()].into());
+                }
+                _ => self.overflowed = true,
+            }
+        }
+    }
+
+    /// Where requests are looked into, they say whom their connection is for.
+    fn request(&mut self, request: &Request, event: &Event) {
+        if let End::Denied(denied) = &event.end {
+            self.refuse(denied.to_string());
+        } else if let Some(host) = &request.host {
+            let name = matches!(host, Host::Name(_)).then(|| host.to_string());
+            self.connect(name, event.destination.get());
+            self.asking.insert(event.client);
+        }
+    }
+
+    /// Which of its names was meant is not to be seen: all of them may have been.
+    fn connect_to_any(&mut self, known: Option<String>, destination: SocketAddr) {
+        let given = self.given.get(&destination.ip()).cloned().unwrap_or_default();
+        if given.is_empty() {
+            self.connect(known, destination);
+        }
+        for name in given {
+            self.connect(Some(name), destination);
+        }
+    }
+
     fn connect(&mut self, name: Option<String>, destination: SocketAddr) {
         let host = name.unwrap_or_else(|| {
             let address = destination.ip();
@@ -128,7 +172,7 @@ mod tests {
     use matchlock_net::policy::Target;
 
     use super::{
-        super::events::{connection, denied_address, flow},
+        super::events::{answer, connection, denied_address, flow, request},
         *,
     };
 
@@ -153,6 +197,18 @@ mod tests {
         assert_eq!(refused, ["10.0.0.5: 10.0.0.5 is a private address (--allow-private-host 10.0.0.5 would allow it)"]);
         assert_eq!(uncarried, ["UDP to 192.0.2.1 port 443"]);
         assert!(!overflowed);
+    }
+
+    #[test]
+    fn hosts_at_one_address_are_told_apart_by_requests_and_by_nothing_else() {
+        let learned = Learned::default();
+        learned.hear(&answer("api.x.com", "192.0.2.1"));
+        learned.hear(&answer("web.x.com", "192.0.2.1"));
+        learned.hear(&request("api.x.com", "192.0.2.1:443"));
+        learned.hear(&connection(Some("web.x.com"), "192.0.2.1:443"));
+        assert_eq!(learned.lesson().allowed, ["api.x.com"]);
+        learned.hear(&connection(Some("web.x.com"), "192.0.2.1:22"));
+        assert_eq!(learned.lesson().allowed, ["api.x.com", "api.x.com:22", "web.x.com:22"]);
     }
 
     #[test]
