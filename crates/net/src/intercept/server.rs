@@ -6,6 +6,7 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -192,7 +193,12 @@ impl Server {
         lock(&self.idle).pop()
     }
 
-    async fn connect(&self) -> Result<Sender, String> {
+    /// A new connection. In a box: the future of each request would keep room for it, and few need it.
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Sender, String>> + Send + '_>> {
+        Box::pin(self.dial())
+    }
+
+    async fn dial(&self) -> Result<Sender, String> {
         let address = self.address;
         let tcp = within(limits::DIAL_DEADLINE, TcpStream::connect(address)).await;
         let tcp = tcp.and_then(|tcp| prepare(&tcp).map(|()| tcp));
