@@ -136,7 +136,8 @@ impl Shared {
         end: End,
         began: Instant,
     ) {
-        (self.settings.events)(Event { client, destination, what, allowed, end, took: began.elapsed() });
+        let (end, took) = (end.bounded(), began.elapsed());
+        (self.settings.events)(Event { client, destination, what, allowed, end, took });
     }
 
     fn is_gateway(&self, address: IpAddr) -> bool {
