@@ -50,6 +50,7 @@ mod stream;
 mod tasks;
 mod tls;
 mod websocket;
+mod whole;
 
 use std::{
     error::Error,
@@ -62,7 +63,7 @@ use rustls::RootCertStore;
 use tokio::sync::oneshot;
 
 pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
-use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls};
+use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls, whole::Room};
 use crate::{
     gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst},
     guard::Guard,
@@ -95,6 +96,8 @@ struct Shared {
     secrets: Current,
     tls: Arc<Tls>,
     events: Arc<dyn Fn(Event) + Send + Sync>,
+    /// For bodies that are kept.
+    room: Room,
 }
 
 /// One of the guest's, from when it is clear that it is HTTP.
@@ -124,7 +127,7 @@ impl Interceptor {
         let Settings { guard, secrets, authority, roots, events } = settings;
         let rules = guard.rules().clone();
         let tls = Arc::new(Tls::new(authority, &roots)?);
-        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events })))
+        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events, room: Room::new() })))
     }
 }
 

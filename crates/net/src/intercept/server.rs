@@ -152,7 +152,8 @@ impl Server {
             }
         }
         drop(spoken);
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let turn = timeout(limits::TURN_DEADLINE, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = turn.map_err(|_| format!("all connections to {} are taken by other requests", self.address))?.ok();
         while let Some(mut sender) = self.idle() {
             let ready = timeout(limits::REUSE_DEADLINE, sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
@@ -220,7 +221,9 @@ impl Server {
                 .max_header_list_size(limits::MAX_HEAD_LIST)
                 .max_send_buf_size(limits::SEND_BUFFER)
                 .max_local_error_reset_streams(limits::RESETS);
-            let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
+            let handshake = timeout(limits::HANDSHAKE_DEADLINE, builder.handshake(io)).await;
+            let silent = |_| format!("no HTTP with {}: it does not take the beginning", self.address);
+            let (sender, connection) = handshake.map_err(silent)?.map_err(refused)?;
             self.spawner.spawn(async move { drop(connection.await) });
             return Ok(Sender::Http2(sender));
         }
