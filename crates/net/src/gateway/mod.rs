@@ -22,6 +22,7 @@ mod buffer;
 pub(crate) mod copy;
 mod counted;
 mod datagram;
+pub(crate) mod dial;
 mod dns;
 mod echo;
 mod event;

@@ -19,6 +19,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use hyper::{body::Incoming, ext::ReasonPhrase, upgrade::OnUpgrade};
+use matchlock_model::one_line;
 use tokio::sync::oneshot;
 
 use super::{
@@ -30,7 +31,6 @@ use super::{
     server::Lease,
     websocket,
     whole::{Place, Unwhole},
-    why,
 };
 use crate::{
     gateway::End,
@@ -179,7 +179,7 @@ impl Carried<'_> {
     async fn whole(&self, place: Place, mut body: Relayed) -> Result<Bytes, Refusal> {
         let whole = place.fill(&self.connection.shared.room, Pin::new(&mut body)).await;
         whole.map_err(|e| match e {
-            Unwhole::Broken(e) => self.account.stopped().unwrap_or_else(|| Refusal::malformed(why(&e))),
+            Unwhole::Broken(e) => self.account.stopped().unwrap_or_else(|| Refusal::malformed(one_line(&e))),
             Unwhole::Silent => Refusal::malformed("its body does not come"),
             Unwhole::Grown => Refusal::too_large("there is no room for its body with the secrets in it"),
         })

@@ -9,8 +9,6 @@ pub(super) const IDLE_DEADLINE: Duration = Duration::from_mins(3);
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// For what a guest still sends when its connection is closed: read, and thrown away, for else it would lose the answer.
 pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(5);
-/// Until a server has accepted a connection.
-pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// For the TLS handshake with a server, and that of HTTP/2.
 pub(super) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
 /// For the next piece of a body that is kept until it is whole.
@@ -21,8 +19,6 @@ pub(super) const TURN_DEADLINE: Duration = Duration::from_mins(5);
 pub(super) const REUSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Until a server has said that it wants a body (RFC 9110, section 10.1.1). Then it is sent all the same.
 pub(super) const CONTINUE_DEADLINE: Duration = Duration::from_secs(3);
-/// Silence after which the kernel asks whether the other end is still there.
-pub(super) const PROBE_AFTER: Duration = Duration::from_mins(1);
 
 /// A guest's first message of TLS. With keys that withstand quantum computers it has 2 kB.
 pub(super) const MAX_HELLO: usize = 32 * 1024;

@@ -53,19 +53,19 @@ mod websocket;
 mod whole;
 
 use std::{
-    error::Error,
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use matchlock_model::one_line;
 use rustls::RootCertStore;
 use tokio::sync::oneshot;
 
 pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
 use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls, whole::Room};
 use crate::{
-    gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst},
+    gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst, dial::prepare},
     guard::Guard,
     policy::{Host, Name},
     rules::Rules,
@@ -134,13 +134,13 @@ impl Interceptor {
 impl Inspector for Interceptor {
     fn inspect(&self, inspection: Inspection) -> Inspected {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { inspect(shared, inspection).await.unwrap_or_else(|e| End::Failed(why(&e))) })
+        Box::pin(async move { inspect(shared, inspection).await.unwrap_or_else(|e| End::Failed(one_line(&e))) })
     }
 }
 
 async fn inspect(shared: Arc<Shared>, inspection: Inspection) -> io::Result<End> {
     let Inspection { guest, opening, client, destination, names, counted } = inspection;
-    server::prepare(&guest)?;
+    prepare(&guest)?;
     let mut guest = GuestStream::new(guest, opening, Arc::clone(&counted));
     let http2 = match hello::spoken(&mut guest).await? {
         None => return Ok(End::Done),
@@ -220,18 +220,4 @@ impl Connection {
         // Nobody waits for it when the connection is ending.
         drop(told.map(|told| told.send(Box::pin(then))));
     }
-}
-
-/// An error and what caused it, in a line. hyper's say little by themselves.
-fn why(error: &dyn Error) -> String {
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_says = cause.to_string();
-        if !why.contains(&cause_says) {
-            why = format!("{why}: {cause_says}");
-        }
-        source = cause.source();
-    }
-    why
 }
