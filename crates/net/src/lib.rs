@@ -11,8 +11,12 @@ pub mod gateway;
 pub mod guard;
 pub mod intercept;
 pub mod namespace;
+mod percent;
 pub mod policy;
 mod readable;
 pub mod rules;
 pub mod secret;
 mod watched;
+
+/// Characters of a text of a guest's, in what is told of it to people and logs.
+const MAX_TOLD: usize = 256;

@@ -10,16 +10,15 @@
 //! names from the gateway, and other addresses). An address is in [`Reply::addresses`] before the guest can know it, so that
 //! it can be pinned.
 
-mod frame;
 mod pending;
 mod question;
 mod reply;
 
 use std::time::Duration;
 
-pub use frame::{Frame, FrameTooLong, framed, next_frame};
 pub use hickory_proto::{op::ResponseCode, rr::RecordType};
 pub use pending::{Pending, Upstream};
+pub(crate) use question::encoded;
 pub use question::{Transport, Verdict, judge};
 pub use reply::Reply;
 

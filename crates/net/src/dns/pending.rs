@@ -8,7 +8,7 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
-use super::{MAX_ADDRESSES, MAX_ALIASES, MAX_TTL, MAX_UDP, Reply, question::is_address, reply::Asked};
+use super::{MAX_ADDRESSES, MAX_ALIASES, MAX_TTL, MAX_UDP, Reply, encoded, question::is_address, reply::Asked};
 use crate::policy::{Decision, Name, Policy};
 
 /// The guest's question on its way to a resolver.
@@ -56,14 +56,7 @@ impl Pending {
         const RECURSION_DESIRED: u8 = 0x01;
         let [id_high, id_low] = self.upstream_id.to_be_bytes();
         let mut query = vec![id_high, id_low, RECURSION_DESIRED, 0, 0, 1, 0, 0, 0, 0, 0, 1];
-        for label in self.name.labels() {
-            // A label has at most 63 bytes.
-            query.push(u8::try_from(label.len()).unwrap_or_default());
-            query.extend(label.as_bytes());
-        }
-        query.push(0);
-        query.extend(u16::from(self.kind()).to_be_bytes());
-        query.extend(u16::from(DNSClass::IN).to_be_bytes());
+        query.extend(encoded(&self.name, self.kind()));
         let [size_high, size_low] = u16::try_from(MAX_UDP).unwrap_or(u16::MAX).to_be_bytes();
         query.extend([0, 0, 41, size_high, size_low, 0, 0, 0, 0, 0, 0]);
         query

@@ -18,7 +18,7 @@ use crate::policy::{Decision, Mode, Name, Policy};
 pub enum Transport {
     /// One datagram each; an answer that does not fit is asked for again over TCP.
     Udp,
-    /// With its length before it ([`next_frame`](super::next_frame)).
+    /// With its length before it (RFC 1035, section 4.2.2).
     Tcp,
 }
 
@@ -41,6 +41,20 @@ const META_TYPES: std::ops::RangeInclusive<u16> = 128..=255;
 
 /// What a message of the guest may have besides its question: OPT, and a signature that is not looked at.
 const MAX_ADDITIONAL: u16 = 2;
+
+/// A question as it stands in a message (RFC 1035, section 4.1.2).
+pub(crate) fn encoded(name: &Name, kind: RecordType) -> Vec<u8> {
+    let mut question = Vec::new();
+    for label in name.labels() {
+        // A label has at most 63 bytes.
+        question.push(u8::try_from(label.len()).unwrap_or_default());
+        question.extend(label.as_bytes());
+    }
+    question.push(0);
+    question.extend(u16::from(kind).to_be_bytes());
+    question.extend(u16::from(DNSClass::IN).to_be_bytes());
+    question
+}
 
 /// Judge one message. `upstream_id` becomes that of the question to a resolver, should there be one: fresh and random, so
 /// that nobody beside the resolver can answer in its place (RFC 5452).

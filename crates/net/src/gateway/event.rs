@@ -2,11 +2,17 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use matchlock_model::printable;
+
 use super::{ClientAddr, OrigDst, Transport};
 use crate::{
+    MAX_TOLD,
     dns::{RecordType, Reply, ResponseCode},
     policy::{Allowed, Denied, Host, Name},
 };
+
+/// Characters of a reason: a few texts of a guest's, and what is said of them.
+const MAX_WHY: usize = 4 * MAX_TOLD;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ pub enum What {
 /// A request and its response. Never the query, and no value of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// As the guest wrote it.
+    /// As the guest wrote it, and not all of one that is very long.
     pub method: String,
     /// Whether it came over TLS.
     pub tls: bool,
@@ -51,7 +57,7 @@ pub struct Request {
     pub host: Option<Host>,
     /// The port that the guest has connected to.
     pub port: u16,
-    /// Without the query, and not all of one that is very long.
+    /// Without the query, and not all of one that is very long; in printable ASCII, whatever the guest wrote.
     pub path: String,
     /// The response's, the gateway's own included; `None` if there was none.
     pub status: Option<u16>,
@@ -108,6 +114,17 @@ pub enum End {
     Blocked(String),
     /// The other end could not be reached, did not answer, or broke off.
     Failed(String),
+}
+
+impl End {
+    /// With reasons in one line that is not endless: they have in them what guests and servers say.
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Self::Blocked(why) => Self::Blocked(printable(&why, MAX_WHY)),
+            Self::Failed(why) => Self::Failed(printable(&why, MAX_WHY)),
+            end => end,
+        }
+    }
 }
 
 impl fmt::Display for End {

@@ -22,6 +22,7 @@ mod buffer;
 pub(crate) mod copy;
 mod counted;
 mod datagram;
+pub(crate) mod dial;
 mod dns;
 mod echo;
 mod event;
@@ -137,7 +138,8 @@ impl Shared {
         end: End,
         began: Instant,
     ) {
-        (self.settings.events)(Event { client, destination, what, allowed, end, took: began.elapsed() });
+        let (end, took) = (end.bounded(), began.elapsed());
+        (self.settings.events)(Event { client, destination, what, allowed, end, took });
     }
 
     fn is_gateway(&self, address: IpAddr) -> bool {

@@ -8,7 +8,7 @@
 //! once, and who speaks first decides: a server, and the connection is spliced; the guest, and what it says is looked at before
 //! a byte of it goes on.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
@@ -17,7 +17,9 @@ use tokio::{
 };
 
 use super::{
-    ClientAddr, End, Inspection, Moved, OrigDst, Protocol, Shared, Way, What, accept, copy, limits,
+    ClientAddr, End, Inspection, Moved, OrigDst, Protocol, Shared, Way, What, accept, copy,
+    dial::{dial, prepare},
+    limits,
     opening::{MAX_OPENING, Opening},
     telling::Telling,
 };
@@ -125,23 +127,9 @@ async fn hear(guest: &TcpStream, server: &TcpStream, opening: &mut Vec<u8>) -> i
 }
 
 async fn copy(guest: &TcpStream, server: &TcpStream, moved: &mut Moved) -> io::Result<()> {
-    for end in [guest, server] {
-        prepare(end)?;
-    }
+    prepare(guest)?;
     sockopt::set_socket_send_buffer_size(guest, limits::WAITS_FOR_GUEST)?;
     copy::both_ways(guest, server, moved).await.inspect_err(|_| reset(server))
-}
-
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    timeout(limits::DIAL_DEADLINE, TcpStream::connect(address)).await?
-}
-
-/// What is copied is sent as it comes, and an end that has silently gone is noticed.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, limits::PROBE_AFTER)?;
-    Ok(())
 }
 
 /// Have the peer see a reset when the stream is dropped. Refused, it sees a close.

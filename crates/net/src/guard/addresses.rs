@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 
 use super::Guard;
 use crate::{
-    dns::{RecordType, Reply, Transport, Verdict, judge},
+    dns::{RecordType, Reply, Transport, Verdict, encoded, judge},
     policy::{Denied, ExplainError, Host, Name, destination},
 };
 
@@ -48,14 +48,5 @@ impl Guard {
 
 /// A message as a guest would send it (RFC 1035, section 4.1): one question, recursion desired.
 fn query(name: &Name, kind: RecordType) -> Vec<u8> {
-    const CLASS_IN: u16 = 1;
-    let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
-    for label in name.labels() {
-        message.extend(u8::try_from(label.len()));
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend(u16::from(kind).to_be_bytes());
-    message.extend(CLASS_IN.to_be_bytes());
-    message
+    [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", &*encoded(name, kind)].concat()
 }

@@ -88,15 +88,6 @@ impl Guard {
         &self.0.rules
     }
 
-    /// Go by another policy from now on; connections that are made stay. Mode and the host's addresses are the sandbox's for
-    /// all its life, and stay, too.
-    pub fn replace(&self, policy: Policy) {
-        self.change(|old| {
-            let own_addresses = std::mem::take(&mut old.own_addresses);
-            *old = Policy { mode: old.mode, own_addresses, ..policy };
-        });
-    }
-
     /// As [`Policy::add`].
     ///
     /// # Errors

@@ -9,10 +9,13 @@ use std::{
 };
 
 use http::StatusCode;
+use matchlock_model::printable;
 
 use super::{Connection, limits, page::Refusal};
 use crate::{
+    MAX_TOLD,
     gateway::{End, Event, Moved, Request, What},
+    percent,
     policy::{Allowed, Host},
     secret::Exchange,
 };
@@ -38,17 +41,12 @@ struct Told {
 
 impl Account {
     pub(super) fn open(connection: Arc<Connection>, request: &http::request::Parts) -> Arc<Self> {
-        let path = request.uri.path();
-        let mut shown = path.len().min(limits::MAX_TOLD_PATH);
-        while !path.is_char_boundary(shown) {
-            shown -= 1;
-        }
         let request = Request {
-            method: request.method.to_string(),
+            method: printable(request.method.as_str(), MAX_TOLD),
             tls: connection.is_tls(),
             host: None,
             port: connection.destination.get().port(),
-            path: path[..shown].to_owned(),
+            path: percent::told(request.uri.path(), limits::MAX_TOLD_PATH),
             status: None,
             moved: Moved::default(),
             secrets: Vec::new(),
@@ -93,7 +91,7 @@ impl Account {
     pub(super) fn ended(&self, end: End) {
         self.change(|told| {
             if told.end == End::Done {
-                told.end = end;
+                told.end = end.bounded();
             }
         });
     }

@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use matchlock_model::one_line;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{account::Account, limits, page::Refusal, server::Lease, why};
+use super::{account::Account, limits, page::Refusal, server::Lease};
 use crate::{
     gateway::End,
     rules::{BodyRewriter, TooLarge},
@@ -305,9 +306,9 @@ impl Body for Relayed {
                 BodyError::Limit if self.way == Way::ToServer => account.stop(Refusal::too_large(e.to_string())),
                 BodyError::Limit | BodyError::Grown(_) => account.ended(End::Blocked(e.to_string())),
                 BodyError::Http(e) if self.way == Way::ToGuest => {
-                    account.ended(End::Failed(format!("its response breaks off: {}", why(e))));
+                    account.ended(End::Failed(format!("its response breaks off: {}", one_line(e))));
                 }
-                BodyError::Http(e) => account.stop(Refusal::malformed(format!("its body breaks off: {}", why(e)))),
+                BodyError::Http(e) => account.stop(Refusal::malformed(format!("its body breaks off: {}", one_line(e)))),
                 BodyError::Unwanted => {}
             }
         }

@@ -6,7 +6,10 @@
 //! guest ─ secrets out ─ rules ─ what is for one hop only goes no further ────── server
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use http::{
@@ -15,8 +18,8 @@ use http::{
     request, response,
     uri::{Authority, PathAndQuery},
 };
-use http_body_util::BodyExt;
 use hyper::{body::Incoming, ext::ReasonPhrase, upgrade::OnUpgrade};
+use matchlock_model::one_line;
 use tokio::sync::oneshot;
 
 use super::{
@@ -26,7 +29,8 @@ use super::{
     head, limits,
     page::Refusal,
     server::Lease,
-    websocket, why,
+    websocket,
+    whole::{Place, Unwhole},
 };
 use crate::{
     gateway::End,
@@ -144,8 +148,9 @@ impl Carried<'_> {
         body.look_through(rewrite, exchange);
         if rewritten && let Some(length) = parts.headers.remove(CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse().ok());
-            if length.is_some_and(|length: u64| length <= limits::MAX_WHOLE_BODY) {
-                let whole = self.whole(body).await?;
+            let length = length.filter(|length: &u64| *length <= limits::MAX_WHOLE_BODY);
+            if let Some(place) = length.and_then(|length| self.connection.shared.room.take(length)) {
+                let whole = self.whole(place, body).await?;
                 parts.headers.remove(EXPECT);
                 parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
                 return Ok((Request::from_parts(parts, Relayed::whole(whole)), None));
@@ -171,10 +176,13 @@ impl Carried<'_> {
         Ok((request, wants))
     }
 
-    async fn whole(&self, body: Box<Relayed>) -> Result<Bytes, Refusal> {
-        let whole = body.collect().await;
-        let whole = whole.map_err(|e| self.account.stopped().unwrap_or_else(|| Refusal::malformed(why(&e))))?;
-        Ok(whole.to_bytes())
+    async fn whole(&self, place: Place, mut body: Box<Relayed>) -> Result<Bytes, Refusal> {
+        let whole = place.fill(&self.connection.shared.room, Pin::new(&mut *body)).await;
+        whole.map_err(|e| match e {
+            Unwhole::Broken(e) => self.account.stopped().unwrap_or_else(|| Refusal::malformed(one_line(&e))),
+            Unwhole::Silent => Refusal::malformed("its body does not come"),
+            Unwhole::Grown => Refusal::too_large("there is no room for its body with the secrets in it"),
+        })
     }
 
     /// The response for the guest.

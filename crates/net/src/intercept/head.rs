@@ -9,8 +9,10 @@ use http::{
     uri::Authority,
 };
 
+use matchlock_model::printable;
+
 use super::page::Refusal;
-use crate::policy::Host;
+use crate::{MAX_TOLD, policy::Host};
 
 /// Headers that concern one hop, whether `Connection` names them or not (RFC 9110, section 7.6.1; RFC 7540, section 3.2.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -50,7 +52,9 @@ pub(super) fn host(request: &Parts, port: u16) -> Result<(Host, Authority), Refu
 }
 
 fn parse(text: &[u8], port: u16) -> Result<Host, Refusal> {
-    let refused = |why: String| Refusal::malformed(format!("its host {:?} {why}", String::from_utf8_lossy(text)));
+    let refused = |why: String| {
+        Refusal::malformed(format!("its host {:?} {why}", printable(&String::from_utf8_lossy(text), MAX_TOLD)))
+    };
     let text = str::from_utf8(text).map_err(|_| refused("is not a host".to_owned()))?;
     let (host, own) = Host::with_port(text).map_err(|e| refused(format!("is not a host: {e}")))?;
     match own {

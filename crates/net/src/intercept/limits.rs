@@ -1,5 +1,5 @@
-//! What one intercepted connection may use of its supervisor, and for how long. How many connections there are at once is the
-//! gateway's to say.
+//! What one intercepted connection may use of its supervisor, and for how long, and what all of a sandbox may. How many connections
+//! there are at once is the gateway's to say.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ pub(super) const IDLE_DEADLINE: Duration = Duration::from_mins(3);
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// For what a guest still sends when its connection is closed: read, and thrown away, for else it would lose the answer.
 pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(5);
-/// Until a server has accepted a connection.
-pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// For the TLS handshake with a server, and that of HTTP/2.
 pub(super) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
+/// For the next piece of a body that is kept until it is whole.
+pub(super) const PIECE_DEADLINE: Duration = Duration::from_mins(1);
+/// Until one of a server's connections is free, where all of them have requests under way.
+pub(super) const TURN_DEADLINE: Duration = Duration::from_mins(5);
 /// Until a connection to a server is free for the next request, when the last response has been read. Then a new one is made.
 pub(super) const REUSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Until a server has said that it wants a body (RFC 9110, section 10.1.1). Then it is sent all the same.
 pub(super) const CONTINUE_DEADLINE: Duration = Duration::from_secs(3);
-/// Silence after which the kernel asks whether the other end is still there.
-pub(super) const PROBE_AFTER: Duration = Duration::from_mins(1);
 
 /// A guest's first message of TLS. With keys that withstand quantum computers it has 2 kB.
 pub(super) const MAX_HELLO: usize = 32 * 1024;
@@ -35,6 +35,8 @@ pub(super) const SERVER_CONNECTIONS: usize = 6;
 /// A body in which secrets are replaced is kept until it is whole if it says that it has no more than this, for its length has to
 /// be said before it. Longer ones are sent in chunks.
 pub(super) const MAX_WHOLE_BODY: u64 = 1024 * 1024;
+/// Bytes of all such bodies of a sandbox. Without room for it, a body is sent in chunks, too.
+pub(super) const WHOLE_BODIES: usize = 64 * 1024 * 1024;
 /// Of a path, in an event.
 pub(super) const MAX_TOLD_PATH: usize = 2048;
 

@@ -50,21 +50,22 @@ mod stream;
 mod tasks;
 mod tls;
 mod websocket;
+mod whole;
 
 use std::{
-    error::Error,
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use matchlock_model::one_line;
 use rustls::RootCertStore;
 use tokio::sync::oneshot;
 
 pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
-use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls};
+use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls, whole::Room};
 use crate::{
-    gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst},
+    gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst, dial::prepare},
     guard::Guard,
     policy::{Host, Name},
     rules::Rules,
@@ -95,6 +96,8 @@ struct Shared {
     secrets: Current,
     tls: Arc<Tls>,
     events: Arc<dyn Fn(Event) + Send + Sync>,
+    /// For bodies that are kept.
+    room: Room,
 }
 
 /// One of the guest's, from when it is clear that it is HTTP.
@@ -124,20 +127,20 @@ impl Interceptor {
         let Settings { guard, secrets, authority, roots, events } = settings;
         let rules = guard.rules().clone();
         let tls = Arc::new(Tls::new(authority, &roots)?);
-        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events })))
+        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events, room: Room::new() })))
     }
 }
 
 impl Inspector for Interceptor {
     fn inspect(&self, inspection: Inspection) -> Inspected {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { inspect(shared, inspection).await.unwrap_or_else(|e| End::Failed(why(&e))) })
+        Box::pin(async move { inspect(shared, inspection).await.unwrap_or_else(|e| End::Failed(one_line(&e))) })
     }
 }
 
 async fn inspect(shared: Arc<Shared>, inspection: Inspection) -> io::Result<End> {
     let Inspection { guest, opening, client, destination, names, counted } = inspection;
-    server::prepare(&guest)?;
+    prepare(&guest)?;
     let mut guest = GuestStream::new(guest, opening, Arc::clone(&counted));
     let http2 = match hello::spoken(&mut guest).await? {
         None => return Ok(End::Done),
@@ -218,18 +221,4 @@ impl Connection {
         // Nobody waits for it when the connection is ending.
         drop(told.map(|told| told.send(Box::pin(then))));
     }
-}
-
-/// An error and what caused it, in a line. hyper's say little by themselves.
-fn why(error: &dyn Error) -> String {
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_says = cause.to_string();
-        if !why.contains(&cause_says) {
-            why = format!("{why}: {cause_says}");
-        }
-        source = cause.source();
-    }
-    why
 }

@@ -2,16 +2,13 @@
 
 use std::io;
 
-use tokio::net::TcpStream;
-
-use super::{hello::within, limits, server::prepare, stream::GuestStream};
-use crate::gateway::{Counted, Moved, OrigDst, copy};
+use super::stream::GuestStream;
+use crate::gateway::{Counted, Moved, OrigDst, copy, dial::dial};
 
 /// Carry it, the hello included, until both ends have closed.
 pub(super) async fn splice(guest: GuestStream, destination: OrigDst, counted: &Counted) -> io::Result<()> {
     let (guest, hello) = guest.into_parts();
-    let server = within(limits::DIAL_DEADLINE, TcpStream::connect(destination.get())).await?;
-    prepare(&server)?;
+    let server = dial(destination.get()).await?;
     copy::write_all(&server, &hello).await?;
     let mut adding = Adding { moved: Moved::default(), counted };
     copy::both_ways(&guest, &server, &mut adding.moved).await

@@ -7,12 +7,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use matchlock_model::one_line;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
 };
 
-use super::{Connection, Then, carry::carry, limits, tasks::Tasks, why};
+use super::{Connection, Then, carry::carry, limits, tasks::Tasks};
 use crate::gateway::End;
 
 /// Serve a connection to its end.
@@ -75,7 +76,7 @@ fn end(e: &hyper::Error) -> End {
         return End::Done;
     }
     if e.is_parse() || e.is_parse_too_large() {
-        return End::Blocked(format!("it is no HTTP that is understood: {}", why(e)));
+        return End::Blocked(format!("it is no HTTP that is understood: {}", one_line(e)));
     }
-    End::Failed(why(e))
+    End::Failed(one_line(e))
 }

@@ -4,7 +4,6 @@
 //! when it is used; what it has not taken is sent again over a new one, and so is what can do no harm twice.
 
 use std::{
-    io,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -20,25 +19,21 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt;
+use matchlock_model::one_line;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
 use super::{
     body::Relayed,
-    head,
-    hello::within,
-    limits,
+    head, limits,
     tasks::Spawner,
     tls::{Tls, is_http2},
-    why,
 };
-use crate::policy::Name;
+use crate::{gateway::dial::dial, policy::Name};
 
 /// The server.
 pub(super) struct Server {
@@ -129,7 +124,7 @@ impl Server {
                     request = unsent;
                     lease = self.anew(lease).await?;
                 }
-                _ => return Err(format!("no answer from {}: {}", self.address, why(failed.error()))),
+                _ => return Err(format!("no answer from {}: {}", self.address, one_line(failed.error()))),
             }
         }
     }
@@ -154,7 +149,8 @@ impl Server {
             }
         }
         drop(spoken);
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let turn = timeout(limits::TURN_DEADLINE, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = turn.map_err(|_| format!("all connections to {} are taken by other requests", self.address))?.ok();
         while let Some(mut sender) = self.idle() {
             let ready = timeout(limits::REUSE_DEADLINE, sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
@@ -200,9 +196,7 @@ impl Server {
 
     async fn dial(&self) -> Result<Sender, String> {
         let address = self.address;
-        let tcp = within(limits::DIAL_DEADLINE, TcpStream::connect(address)).await;
-        let tcp = tcp.and_then(|tcp| prepare(&tcp).map(|()| tcp));
-        let tcp = tcp.map_err(|e| format!("cannot connect to {address}: {e}"))?;
+        let tcp = dial(address).await.map_err(|e| format!("cannot connect to {address}: {e}"))?;
         let Some((tls, name)) = &self.secure else { return self.speak(tcp, self.http2).await };
         let refused = |e: &dyn std::fmt::Display| format!("no TLS with {name} at {address}: {e}");
         let server_name = ServerName::try_from(name.as_str().to_owned()).map_err(|e| refused(&e))?;
@@ -216,7 +210,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let io = TokioIo::new(stream);
-        let refused = |e: hyper::Error| format!("no HTTP with {}: {}", self.address, why(&e));
+        let refused = |e: hyper::Error| format!("no HTTP with {}: {}", self.address, one_line(&e));
         if http2 {
             let (stream_window, connection_window) = limits::SERVER_WINDOWS;
             let mut builder = http2::Builder::new(self.spawner.clone());
@@ -227,7 +221,9 @@ impl Server {
                 .max_header_list_size(limits::MAX_HEAD_LIST)
                 .max_send_buf_size(limits::SEND_BUFFER)
                 .max_local_error_reset_streams(limits::RESETS);
-            let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
+            let handshake = timeout(limits::HANDSHAKE_DEADLINE, builder.handshake(io)).await;
+            let silent = |_| format!("no HTTP with {}: it does not take the beginning", self.address);
+            let (sender, connection) = handshake.map_err(silent)?.map_err(refused)?;
             self.spawner.spawn(async move { drop(connection.await) });
             return Ok(Sender::Http2(sender));
         }
@@ -316,14 +312,6 @@ fn spare(request: &Request<Box<Relayed>>) -> Option<Request<Box<Relayed>>> {
         *spare.extensions_mut() = request.extensions().clone();
         spare
     })
-}
-
-/// What is written is sent as it comes, and an end that has silently gone is noticed.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, limits::PROBE_AFTER)?;
-    Ok(())
 }
 
 fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, Vec<http1::SendRequest<Box<Relayed>>>> {

@@ -8,9 +8,10 @@ use std::{io, sync::Arc};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use matchlock_model::one_line;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::{account::Account, frames::Frames, server::Lease, why};
+use super::{account::Account, frames::Frames, server::Lease};
 use crate::{gateway::End, secret::Replacer};
 
 /// Read at once.
@@ -28,8 +29,8 @@ pub(super) async fn carry(
     // Not before: the connection to the server ends with whoever can use it.
     drop(lease);
     let outcome = match ends {
-        Ok((guest, server)) => both_ways(guest, server, masker, &account).await.map_err(|e| why(&e)),
-        Err(e) => Err(why(&e)),
+        Ok((guest, server)) => both_ways(guest, server, masker, &account).await.map_err(|e| one_line(&e)),
+        Err(e) => Err(one_line(&e)),
     };
     if let Err(why) = outcome {
         account.ended(End::Failed(format!("its WebSocket breaks off: {why}")));

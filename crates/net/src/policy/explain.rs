@@ -34,14 +34,49 @@ const SCHEMES: &[(&str, u16)] = &[
     ("redis", 6379),
 ];
 
-/// The decision about a URL or `host:port` (without one: HTTPS), line by line. `resolved` are the addresses of its name,
+/// What would become of something, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// What was looked at on the way, a line each.
+    pub steps: Vec<String>,
+    /// What it comes to.
+    pub outcome: Outcome,
+}
+
+/// What it comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It would go through.
+    Allowed,
+    /// It would not; why, if the steps do not say it.
+    Denied(Option<String>),
+    /// On what is not known here: which addresses the name has.
+    Depends,
+}
+
+impl Explained {
+    /// As it reads: the steps, and the answer last.
+    #[must_use]
+    pub fn lines(self) -> Vec<String> {
+        let Self { mut steps, outcome } = self;
+        steps.push(match outcome {
+            Outcome::Allowed => "answer       allowed".to_owned(),
+            Outcome::Denied(None) => "answer       denied".to_owned(),
+            Outcome::Denied(Some(why)) => format!("answer       denied: {why}"),
+            Outcome::Depends => "answer       depends on the addresses of the name".to_owned(),
+        });
+        steps
+    }
+}
+
+/// The decision about a URL or `host:port` (without one: HTTPS), step by step. `resolved` are the addresses of its name,
 /// which are not asked for here; without them only the name is judged.
 ///
 /// # Errors
 /// If the text is no destination.
-pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<String>, ExplainError> {
+pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Explained, ExplainError> {
     let (host, port) = destination(text)?;
-    let mut lines = vec![format!("destination  {host}, TCP port {port}")];
+    let mut steps = vec![format!("destination  {host}, TCP port {port}")];
     let (name, addresses) = match &host {
         Host::Address(address) => (None, vec![*address]),
         Host::Name(name) => {
@@ -51,10 +86,10 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<S
                 }
                 decision => decision,
             };
-            lines.push(format!("name         {}", told(&decision)));
+            steps.push(format!("name         {}", told(&decision)));
             if !decision.is_allowed() {
-                lines.push("answer       denied: the name is not resolved".to_owned());
-                return Ok(lines);
+                let outcome = Outcome::Denied(Some("the name is not resolved".to_owned()));
+                return Ok(Explained { steps, outcome });
             }
             let added: Vec<_> = policy.added_addresses(name).collect();
             (Some(name), if added.is_empty() { resolved.to_vec() } else { added })
@@ -65,14 +100,14 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Vec<S
         let destination = Destination { name, address: *address, port, protocol: Protocol::Tcp };
         let decision = policy.connect(&destination);
         any |= decision.is_allowed();
-        lines.push(format!("{:<12} {}", address.to_string(), told(&decision)));
+        steps.push(format!("{:<12} {}", address.to_string(), told(&decision)));
     }
-    lines.push(match (any, addresses.is_empty()) {
-        (true, _) => "answer       allowed".to_owned(),
-        (false, false) => "answer       denied".to_owned(),
-        (false, true) => "answer       depends on the addresses of the name".to_owned(),
-    });
-    Ok(lines)
+    let outcome = match (any, addresses.is_empty()) {
+        (true, _) => Outcome::Allowed,
+        (false, false) => Outcome::Denied(None),
+        (false, true) => Outcome::Depends,
+    };
+    Ok(Explained { steps, outcome })
 }
 
 fn told(decision: &Decision) -> String {

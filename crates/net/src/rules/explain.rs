@@ -9,7 +9,7 @@ use super::{
     Rules,
     rule::{Action, Rule},
 };
-use crate::policy::{self, Policy};
+use crate::policy::{self, Explained, Outcome, Policy};
 
 /// What was to be explained is no request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -22,7 +22,7 @@ pub enum ExplainError {
     Path(String),
 }
 
-/// The decision about a request, line by line: what [`policy::explain`] says to its destination, and then, if it would be
+/// The decision about a request, step by step: what [`policy::explain`] says to its destination, and then, if it would be
 /// connected to, the rules that the request fits.
 ///
 /// # Errors
@@ -33,25 +33,23 @@ pub fn explain(
     method: &Method,
     text: &str,
     resolved: &[IpAddr],
-) -> Result<Vec<String>, ExplainError> {
-    let mut lines = policy::explain(policy, text, resolved)?;
+) -> Result<Explained, ExplainError> {
+    let mut explained = policy::explain(policy, text, resolved)?;
     let (host, port) = policy::destination(text)?;
-    let denied = lines.last().is_some_and(|line| line.starts_with("answer       denied"));
+    let denied = matches!(explained.outcome, Outcome::Denied(_));
     if denied || !rules.0.iter().any(|rule| rule.concerns(&host, port)) {
-        return Ok(lines);
+        return Ok(explained);
     }
     let target = target(text);
     let request = Request::builder().method(method).uri(&target).body(());
     let (parts, ()) = request.map_err(|_| ExplainError::Path(target))?.into_parts();
     let judged = rules.judge(&host, port, &parts);
-    let answer = lines.pop();
-    lines.push(format!("request      {method} {}", parts.uri.path()));
-    lines.extend(judged.rules.iter().map(|rule| format!("rule         {rule}")));
-    lines.extend(match judged.verdict {
-        Ok(()) => answer,
-        Err(blocked) => Some(format!("answer       denied: {}", blocked.reason)),
-    });
-    Ok(lines)
+    explained.steps.push(format!("request      {method} {}", parts.uri.path()));
+    explained.steps.extend(judged.rules.iter().map(|rule| format!("rule         {rule}")));
+    if let Err(blocked) = judged.verdict {
+        explained.outcome = Outcome::Denied(Some(blocked.reason));
+    }
+    Ok(explained)
 }
 
 /// Path and query of a URL (RFC 3986, section 3).

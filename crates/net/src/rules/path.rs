@@ -7,9 +7,9 @@
 //! path, some decode twice. Rules are therefore asked about every [`Reading`]: what forbids does so if it fits *any* of them, what
 //! allows has to fit *all* of them. What no honest client writes (`%00`, `\`, a `%` that begins no escape) is refused.
 
-use std::fmt::Write;
-
 use thiserror::Error;
+
+use crate::percent;
 
 /// Bytes of a path that rules are asked about.
 pub const MAX_PATH: usize = 8 * 1024;
@@ -153,7 +153,7 @@ fn canonical_segment(raw: &str) -> Result<String, Unreadable> {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         if byte == b'%' {
-            push(&mut canonical, escaped(&bytes[at..]).ok_or(Unreadable::Escape)?);
+            percent::push(&mut canonical, escaped(&bytes[at..]).ok_or(Unreadable::Escape)?);
             at += 3;
             continue;
         }
@@ -163,21 +163,11 @@ fn canonical_segment(raw: &str) -> Result<String, Unreadable> {
         if byte.is_ascii_alphanumeric() || PLAIN.contains(&byte) {
             canonical.push(char::from(byte));
         } else {
-            push(&mut canonical, byte);
+            percent::push(&mut canonical, byte);
         }
         at += 1;
     }
     Ok(canonical)
-}
-
-/// A byte that was escaped, or has to be: bare if it needs no escape.
-fn push(canonical: &mut String, byte: u8) {
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        canonical.push(char::from(byte));
-    } else {
-        // Writing to a string cannot fail.
-        let _ = write!(canonical, "%{byte:02X}");
-    }
 }
 
 fn decode(segment: &str) -> Result<String, Unreadable> {

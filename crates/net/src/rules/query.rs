@@ -1,8 +1,7 @@
 //! Queries: keys are compared decoded, and what is not edited stays as it was written.
 
-use std::fmt::Write;
-
 use super::path::escaped;
+use crate::percent;
 
 /// All values of a key, decoded.
 pub(super) fn values(query: &str, key: &str) -> impl Iterator<Item = String> {
@@ -65,12 +64,7 @@ fn decode(text: &str) -> Vec<u8> {
 
 fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
+        percent::push(&mut encoded, byte);
         encoded
     })
 }

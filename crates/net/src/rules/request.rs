@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use http::{Method, Uri, header, request::Parts, uri::PathAndQuery};
+use matchlock_model::printable;
 
 use super::{
     Rules,
@@ -10,7 +11,7 @@ use super::{
     query,
     rule::{Action, Asked, Rule},
 };
-use crate::{policy::Host, readable};
+use crate::{MAX_TOLD, percent, policy::Host, readable};
 
 /// Headers by which clients ask servers to take another method than that of the request.
 const METHOD_OVERRIDES: &[&str] = &["x-http-method-override", "x-http-method", "x-method-override"];
@@ -82,7 +83,7 @@ impl Rules {
         let unmatched = concerned.iter().any(|rule| allows(rule)) && !rules.iter().any(|rule| allows(rule));
         let verdict = match rules.iter().find(|rule| rule.action == Action::Block) {
             Some(rule) => Err(Blocked::by(rule, "blocked by a rule")),
-            None if unmatched => Err(Blocked::unmatched(host, &methods, parts.uri.path())),
+            None if unmatched => Err(Blocked::unmatched(host, parts, methods.len() > 1)),
             None => Ok(()),
         };
         Judged { rules, canonical: path.map(|path| path.canonical), verdict }
@@ -144,9 +145,12 @@ impl Blocked {
         Self { rule: Some(Arc::clone(&rule.name)), reason: reason.to_owned() }
     }
 
-    fn unmatched(host: &Host, methods: &[String], path: &str) -> Self {
-        let methods = methods.join(" as ");
-        Self { rule: None, reason: format!("no rule allows {methods} {path} of {host}") }
+    /// Which method it is to be taken for is not said: that can stand in the query.
+    fn unmatched(host: &Host, parts: &Parts, overridden: bool) -> Self {
+        let method = printable(parts.method.as_str(), MAX_TOLD);
+        let path = percent::told(parts.uri.path(), MAX_TOLD);
+        let overridden = if overridden { ", which asks to be taken for another method" } else { "" };
+        Self { rule: None, reason: format!("no rule allows {method} {path} of {host}{overridden}") }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     Misdirected, Replacer, SCRUBBED_FROM, Secret,
     stream::{Found, Pattern, whole},
 };
+use crate::percent;
 
 /// Clients write credentials with padding and without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -199,11 +200,10 @@ impl Secret {
         // Three times is the most, so that it is never moved.
         let mut encoded = Zeroizing::new(Vec::with_capacity(self.value.0.len() * 3));
         for &byte in self.value.0.iter() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            if percent::is_unreserved(byte) {
                 encoded.push(byte);
             } else {
-                let digits = b"0123456789ABCDEF";
-                encoded.extend([b'%', digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]);
+                encoded.extend(percent::escape(byte));
             }
         }
         encoded

@@ -145,10 +145,7 @@ impl Secret {
     }
 
     fn is_for(&self, host: &Host) -> bool {
-        self.hosts.iter().any(|pattern| match host {
-            Host::Name(name) => pattern.has_name(name),
-            Host::Address(address) => pattern.has_address(*address),
-        })
+        self.hosts.iter().any(|pattern| pattern.has(host))
     }
 }
 

@@ -5,7 +5,7 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use insta::assert_snapshot;
-use matchlock_net::dns::{Frame, FrameTooLong, MAX_QUERY, Transport, Upstream, Verdict, framed, judge, next_frame};
+use matchlock_net::dns::{MAX_QUERY, Transport, Upstream, Verdict, judge};
 use proptest::prelude::*;
 
 use crate::{
@@ -110,17 +110,6 @@ fn what_is_asked_upstream_is_what_others_read() {
     assert_eq!(read.queries, [Query::query(wire(&format!("{name}.")), RecordType::AAAA)]);
     assert_eq!(read.edns.map(|edns| edns.max_payload()), Some(1232));
     assert_eq!(query.len(), 12 + 255 + 4 + 11);
-}
-
-#[test]
-fn frames() {
-    let two = [framed(b"one"), framed(b"")].concat();
-    let Ok(Some(Frame { message: b"one", rest })) = next_frame(&two, 3) else { panic!() };
-    assert_eq!(next_frame(rest, 3), Ok(Some(Frame { message: b"", rest: b"" })));
-    for short in 0..5 {
-        assert_eq!(next_frame(&two[..short], 3), Ok(None));
-    }
-    assert_eq!(next_frame(&two[..2], 2), Err(FrameTooLong(3)));
 }
 
 /// A good message with some bytes changed: closer to trouble than noise is.

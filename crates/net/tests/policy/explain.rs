@@ -8,7 +8,7 @@ use crate::{intercept, ip, name, private};
 fn told(policy: &Policy, text: &str, resolved: &[&str]) -> String {
     let resolved: Vec<_> = resolved.iter().map(|text| ip(text)).collect();
     match explain(policy, text, &resolved) {
-        Ok(lines) => lines.join("\n"),
+        Ok(explained) => explained.lines().join("\n"),
         Err(error) => error.to_string(),
     }
 }

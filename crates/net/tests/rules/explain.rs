@@ -40,7 +40,7 @@ fn told(method: &Method, text: &str, resolved: &[&str]) -> String {
     let policy = Policy { mode: Mode::Intercept, allowed: file.allowed, ..Policy::default() };
     let resolved: Vec<_> = resolved.iter().map(|text| text.parse().unwrap()).collect();
     match explain(&policy, &file.rules, method, text, &resolved) {
-        Ok(lines) => lines.join("\n"),
+        Ok(explained) => explained.lines().join("\n"),
         Err(error) => error.to_string(),
     }
 }

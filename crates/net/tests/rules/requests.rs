@@ -105,7 +105,10 @@ fn a_method_cannot_be_asked_for_in_a_header() {
         methods = ["DELETE"]
         "#,
     );
-    for (at, why) in [("x.com", "no rule allows POST as delete / of x.com"), ("y.com", "blocked by a rule (keep)")] {
+    for (at, why) in [
+        ("x.com", "no rule allows POST / of x.com, which asks to be taken for another method"),
+        ("y.com", "blocked by a rule (keep)"),
+    ] {
         assert_eq!(told(&rules, at, "POST /"), "POST /");
         for header in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
             let mut parts = request("POST /");

@@ -3,6 +3,7 @@
 use http::Method;
 use matchlock_net::{
     guard::Guard,
+    policy::Outcome,
     rules::{self, Rules},
 };
 use thiserror::Error;
@@ -27,8 +28,6 @@ pub enum ExplainError {
 pub async fn explain(guard: &Guard, rules: &Rules, method: &str, text: &str) -> Result<Answer, ExplainError> {
     let method: Method = method.parse().map_err(|_| ExplainError::Method(method.to_owned()))?;
     let resolved = guard.addresses(text).await.map_err(rules::ExplainError::from)?;
-    let lines = rules::explain(&guard.policy(), rules, &method, text, &resolved)?;
-    // Which is what the last line says.
-    let allowed = lines.last().is_some_and(|answer| answer.ends_with(" allowed"));
-    Ok(Answer::Explained { allowed, lines })
+    let explained = rules::explain(&guard.policy(), rules, &method, text, &resolved)?;
+    Ok(Answer::Explained { allowed: explained.outcome == Outcome::Allowed, lines: explained.lines() })
 }

@@ -1,7 +1,7 @@
 //! Requests that two readers would understand differently, and those that are too much.
 
 use super::{
-    Intercepted, Story, allowing,
+    Intercepted, Story, Wanted, allowing, intercepted,
     talk::{Told, connect_tls, serve_tls, telling},
 };
 use crate::world::{SERVER4, at};
@@ -10,6 +10,7 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_a_request_that_can_be_understood_in_two_ways_is_refused", refused),
     ("intercept_a_request_is_written_anew_before_it_is_sent_on", rewritten),
     ("intercept_heads_have_bounds", bounds),
+    ("intercept_what_a_guest_writes_is_told_of_in_bounds", told_of),
     ("intercept_a_refused_upload_is_told_why", upload),
 ];
 
@@ -119,6 +120,27 @@ fn bounds() {
         heard.next();
     });
     assert!(heard.is_empty());
+}
+
+fn told_of() {
+    let allow = "[[rule]]\naction = 'allow'\nhosts = ['api.x.com']\nmethods = ['GET']\n";
+    let it = intercepted(Wanted { hosts: "api.x.com", rules: allow, ..Wanted::default() });
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", |_| panic!("nobody is to hear of any"));
+    let long = "x".repeat(9000);
+    it.sandbox.guest.run(|| {
+        for request in [
+            format!("{long} /\u{202e}{long}?secret HTTP/1.1\r\nHost: api.x.com\r\nX-HTTP-Method: {long}\r\n\r\n"),
+            "GET /?_method=secret HTTP/1.1\r\nHost: api.x.com\r\n\r\n".to_owned(),
+            format!("GET /?secret HTTP/1.1\r\nHost: {long}\r\n\r\n"),
+        ] {
+            let mut talk = connect_tls(at(SERVER4, 443), &it.authority, "api.x.com").unwrap();
+            talk.say(&request);
+            assert!(talk.message().starts_with("HTTP/1.1 40"));
+            let told = it.request();
+            assert!(told.len() < 4000 && !told.contains("secret"), "{told}");
+            assert!(told.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{told}");
+        }
+    });
 }
 
 fn upload() {

@@ -16,6 +16,7 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_a_response_that_cannot_be_looked_through_is_kept_back", compressed),
     ("intercept_a_guest_cannot_cut_responses_so_that_values_are_not_found", ranges),
     ("intercept_a_body_is_replaced_where_that_was_asked_for", bodies),
+    ("intercept_a_body_for_which_there_is_no_room_goes_in_chunks", no_room),
     ("intercept_a_rotated_value_counts_for_the_next_request", rotated),
 ];
 
@@ -187,6 +188,38 @@ fn bodies() {
         let mut none = talk(&it, "web.x.com");
         none.say("POST / HTTP/1.1\r\nHost: web.x.com\r\nContent-Length: 8\r\n\r\nSANDBOX_");
         assert!(heard.next().ends_with("\r\n\r\nSANDBOX_"));
+    });
+}
+
+fn no_room() {
+    let it = with_secrets();
+    let heard = echo(&it, "web.x.com");
+    let post = |length: usize, more: &str| {
+        let mut talk = talk(&it, "web.x.com");
+        talk.say(&format!("POST / HTTP/1.1\r\nHost: web.x.com\r\n{more}Content-Length: {length}\r\n\r\n"));
+        talk
+    };
+    it.sandbox.guest.run(|| {
+        // All that a sandbox may keep of bodies, announced, and then not sent.
+        let announce = |_| {
+            let mut talk = post(1024 * 1024, "Expect: 100-continue\r\n");
+            assert_eq!(talk.head(), "HTTP/1.1 100 Continue\r\n\r\n");
+            talk
+        };
+        let waiting: Vec<_> = (0..64).map(announce).collect();
+        let ask = || {
+            let mut talk = post(BODY.len(), "");
+            talk.say(BODY);
+            talk.message();
+            heard.next()
+        };
+        let request = ask();
+        assert!(request.ends_with("\r\n\r\nB\r\nother-value\r\n0\r\n\r\n"), "{request}");
+        drop(waiting);
+        // They are told of when what they kept is gone.
+        while !it.request().contains(" 400 ") {}
+        let request = ask();
+        assert!(request.ends_with("\r\n\r\nother-value"), "{request}");
     });
 }
 
