@@ -17,7 +17,7 @@
 //! - A secret's value is put in after all of this, and only towards a server that has proven its name.
 //! - What is sent on is written anew from what was understood, so that no server can understand something else: bodies are framed
 //!   by us, and what concerns one hop only is taken out. Headers are neither invented (but for the one that asks
-//!   for no compression, [`readable`](crate::readable)) nor renamed; over HTTP/1.1 they keep their
+//!   for no compression, `readable.rs`) nor renamed; over HTTP/1.1 they keep their
 //!   case and order (but two of one name come together).
 //! - All that a guest can make many or long has a bound, all that is waited for a deadline (`limits.rs`). A response may take as
 //!   long as it likes: those of language models do.
