@@ -1,13 +1,17 @@
 //! What a sandbox may reach is said once, changed while it runs, and seen afterwards; secrets are nowhere but where they belong. All of
 //! it without an internet: a name that is not allowed is answered here.
 
-use std::fs;
+use std::{fs, sync::mpsc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use matchlock_testkit::Home;
 use matchlock_tests::{BUSYBOX, Sandbox, busybox, query, sandbox_folder};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const VALUE: &str = "hunter2-the-value";
+
+/// For a command to read its arguments, however busy the host is.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_list_that_changes_and_what_was_asked_for() -> Result<()> {
@@ -120,9 +124,7 @@ fn looked_for(home: &Home, id: &str) -> Result<()> {
     }
     ensure!(seen >= 1, "the supervisor was not looked at");
     let supervisor = query(home, &format!("SELECT pid FROM vms WHERE id = '{id}'"))?;
-    let limits = fs::read_to_string(format!("/proc/{}/limits", supervisor.trim()))?;
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("a limit")?;
-    ensure!(core.split_whitespace().skip(4).take(2).all(|limit| limit == "0"), "{core}");
+    leaves_no_core(supervisor.trim())?;
 
     // What is kept of it, the database included.
     let folder = sandbox_folder(home).context("the sandbox's folder")?;
@@ -133,6 +135,38 @@ fn looked_for(home: &Home, id: &str) -> Result<()> {
         ensure!(!contains(&fs::read(file.path())?, VALUE), "{}", file.path().display());
     }
     ensure!(files >= 3, "{files} files in {}", folder.display());
+    Ok(())
+}
+
+#[test]
+fn a_secret_is_shown_no_longer_while_a_file_is_waited_for() -> Result<()> {
+    let home = Home::new()?;
+    let fifo = home.path().join("slow");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    let (file, inline) = (fifo.display().to_string(), format!("INLINE={VALUE}@x.test"));
+    let words = ["run", "--image", BUSYBOX, "--secret-file", &file, "--secret", &inline, "--secret", "VARIABLE@x.test"];
+    let waiting = home.matchlock(words).env("VARIABLE", VALUE).spawn()?;
+    // Whoever opens it to write waits for whoever opens it to read.
+    let (opened, reading) = mpsc::channel();
+    std::thread::spawn(move || opened.send(fs::File::options().write(true).open(fifo)));
+    let file = reading.recv_timeout(DEADLINE).context("the file of secrets is not read")??;
+    let shown = |what: &str| fs::read(format!("/proc/{}/{what}", waiting.pid()));
+    let (words, variables) = (shown("cmdline")?, shown("environ")?);
+    let seen = [&words, &variables].map(|shown| String::from_utf8_lossy(shown).replace('\0', " "));
+    ensure!(contains(&words, "--secret-file") && contains(&variables, "VARIABLE="), "{seen:?}");
+    ensure!(!contains(&words, VALUE) && !contains(&variables, VALUE), "{seen:?}");
+    leaves_no_core(&waiting.pid().to_string())?;
+    drop(file);
+    let end = waiting.wait()?.exits_with(1)?;
+    ensure!(end.stderr().ends_with("line 1 column 0: not JSON\n"), "{end}");
+    Ok(())
+}
+
+/// That is set together with what keeps its memory private, which cannot be asked about from outside.
+fn leaves_no_core(pid: &str) -> Result<()> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("a limit")?;
+    ensure!(core.split_whitespace().skip(4).take(2).all(|limit| limit == "0"), "{core}");
     Ok(())
 }
 

@@ -18,18 +18,26 @@ use crate::parse::{SecretWord, Source};
 /// What is put in the place of each byte of an argument.
 const BLANK: u8 = b'*';
 
-/// Overwrite the values in `words`, arguments of this process, and those of `variables`; then let nobody else read this
-/// process's memory.
-pub(crate) fn secrets<'a>(words: &[SecretWord], variables: impl Iterator<Item = &'a str>) -> io::Result<()> {
-    let inline = |word: &SecretWord| matches!(word.source(), Some(Source::Inline(_)));
-    let variables: Vec<_> = variables.collect();
-    if words.iter().any(inline) || !variables.is_empty() {
-        let (arguments, environment) = places()?;
-        let memory = File::options().read(true).write(true).open("/proc/self/mem")?;
-        overwrite(&memory, arguments, BLANK, |text| values_in_arguments(text, words))?;
-        overwrite(&memory, environment, 0, |text| values_in_environment(text, &variables))?;
+/// Let nobody else read this process's memory, and overwrite the values in `words`, arguments of this process, and those of the
+/// variables that are meant by words. To be called when all of these are read, and before anything is waited for.
+pub(crate) fn secrets(words: &[SecretWord]) -> io::Result<()> {
+    if words.is_empty() {
+        return keep_memory_private();
     }
-    keep_memory_private()
+    let (arguments, environment) = places()?;
+    // Opened while this process may still write below `/proc/self`.
+    let memory = File::options().read(true).write(true).open("/proc/self/mem")?;
+    keep_memory_private()?;
+    let variables: Vec<_> = words.iter().filter_map(variable).collect();
+    overwrite(&memory, arguments, BLANK, |text| values_in_arguments(text, words))?;
+    overwrite(&memory, environment, 0, |text| values_in_environment(text, &variables))
+}
+
+fn variable(word: &SecretWord) -> Option<&str> {
+    match word.source() {
+        Some(Source::Variable(name)) => Some(name),
+        _ => None,
+    }
 }
 
 /// Where arguments and environment are (`proc_pid_stat(5)`, fields 48 to 51).

@@ -1,4 +1,5 @@
-//! nft(8) at work. `LC_ALL=C` has it speak as it is compared with here.
+//! nft(8) at work. It may get rights that the caller does not have, those of this program's file, so nothing of the caller's
+//! decides what runs with them: neither `PATH` nor any other variable.
 
 use std::{
     io::{self, Write},
@@ -11,6 +12,9 @@ use rustix::thread::{
 };
 use thiserror::Error;
 
+/// Where administrators' programs are. Only administrators put any there; an ordinary user's `PATH` often leaves them out anyway.
+const FOLDERS: [&str; 6] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/run/current-system/sw/bin"];
+
 /// Rules on their way into force, as one transaction. It goes by names of links, so these need not exist.
 #[derive(Debug)]
 pub struct Nft(Child);
@@ -18,7 +22,7 @@ pub struct Nft(Child);
 /// Why they are not in force.
 #[derive(Debug, Error)]
 pub enum NftError {
-    /// There is no `nft`.
+    /// There is no `nft` where it is looked for.
     #[error("the program nft is missing: install the package nftables")]
     Missing,
     /// It would not have them; its first line.
@@ -35,11 +39,8 @@ impl Nft {
     /// # Errors
     /// If it is missing or cannot be started.
     pub fn start(script: &str) -> Result<Self, NftError> {
-        let mut nft = Command::new(find().ok_or(NftError::Missing)?);
-        // It may be given rights that the caller does not have: it is the system's own, and nothing of the caller's decides
-        // what it loads.
-        nft.args(["-f", "-"]).env_clear().env("LC_ALL", "C").current_dir("/");
-        nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut nft = command(&find().ok_or(NftError::Missing)?);
+        nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = passing_on_rights(|| nft.spawn()).map_err(NftError::Run)?;
         // A pipe holds far more than any of our scripts.
         let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
@@ -80,8 +81,49 @@ fn passing_on_rights<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Not by `PATH`, which is the caller's, and which often leaves administrators' programs out.
 fn find() -> Option<PathBuf> {
-    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/run/current-system/sw/bin"];
-    places.map(|folder| Path::new(folder).join("nft")).into_iter().find(|program| program.is_file())
+    FOLDERS.map(|folder| Path::new(folder).join("nft")).into_iter().find(|program| program.is_file())
+}
+
+/// A variable such as `LD_PRELOAD` would put the caller's code into it: rights that are passed on are none for which the loader is
+/// careful (ld.so(8), "secure-execution mode"). `LC_ALL=C` has it speak as it is compared with here.
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").current_dir("/");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    /// Says which test it is that was started once more, with another environment.
+    const AGAIN: &str = "MATCHLOCK_TEST_WITH_ANOTHER_PATH";
+
+    #[test]
+    fn the_callers_path_does_not_say_what_runs() {
+        if std::env::var_os(AGAIN).is_some() {
+            // Whether there is an `nft`, and what it says of no rules, does not matter.
+            let _ = Nft::start("").and_then(Nft::done);
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (program, ran) = (folder.path().join("nft"), folder.path().join("ran"));
+        fs::write(&program, format!("#!/bin/sh\n: > {}\n", ran.display())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "nft::tests::the_callers_path_does_not_say_what_runs"]);
+        let output = again.env("PATH", folder.path()).env(AGAIN, "1").output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        assert!(!ran.exists(), "the caller's own nft ran");
+    }
+
+    #[test]
+    fn none_of_the_callers_variables_gets_there() {
+        assert!(std::env::vars_os().count() > 1);
+        let output = command(Path::new("/usr/bin/env")).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "LC_ALL=C\n");
+    }
 }

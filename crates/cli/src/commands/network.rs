@@ -10,7 +10,7 @@ use crate::{
     conceal,
     env::Environment,
     error::CliError,
-    parse::{self, GivenSecret, SecretWord, Source, Toggle as _},
+    parse::{self, GivenSecret, SecretWord, Toggle as _},
 };
 
 /// How a sandbox is connected.
@@ -160,11 +160,7 @@ impl NetworkArgs {
             all.add(word.parse(Environment::named)?)?;
         }
         if !self.secret.is_empty() || !self.secret_file.is_empty() {
-            let variables = self.secret.iter().filter_map(|word| match word.source() {
-                Some(Source::Variable(name)) => Some(name),
-                _ => None,
-            });
-            conceal::secrets(&self.secret, variables).map_err(CliError::io("hide the secrets of this process"))?;
+            conceal::secrets(&self.secret).map_err(CliError::io("hide the secrets of this process"))?;
         }
         // Last, and after the others are hidden: a pipe's other end may take its time.
         for file in &self.secret_file {

@@ -23,7 +23,7 @@ pub(super) async fn serve<F: Future<Output = ()> + Send + 'static>(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < limit => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(connection(stream))),
-                // The process has no descriptor to spare; a connection that ends brings two. Other errors are the guest's.
+                // The process has no descriptor to spare; a connection that ends brings some. Other errors are the guest's.
                 Err(e) if is_exhaustion(&e) => {
                     let ended = async {
                         if connections.join_next().await.is_none() {

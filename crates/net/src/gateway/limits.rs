@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// TCP connections. Further ones wait in the listener's backlog. Two descriptors each.
-pub(super) const CONNECTIONS: usize = 4096;
-/// Flows of datagrams. The datagrams of further ones are dropped. Two descriptors each.
-pub(super) const FLOWS: usize = 1024;
+/// TCP connections, where the process may have descriptors for so many ([`connections`]). Further ones wait in the listener's
+/// backlog.
+const CONNECTIONS: usize = 4096;
+/// Flows of datagrams, with the same proviso ([`flows`]). The datagrams of further ones are dropped.
+const FLOWS: usize = 1024;
 /// Datagrams of a flow that wait for its sockets.
 pub(super) const FLOW_QUEUE: usize = 32;
 /// DNS queries over UDP without an answer yet. Further ones wait in the socket's buffer.
@@ -45,9 +46,58 @@ pub(super) const WAITS_FOR_GUEST: usize = 256 * 1024;
 /// Longest datagram.
 pub(super) const DATAGRAM: usize = 65535;
 
+/// Connections to a server for one of the guest's, where the guest speaks HTTP/2 and the server does not.
+pub(crate) const SERVER_CONNECTIONS: usize = 6;
+
+/// Descriptors of a connection at most, of a flow, and of all that is not either: DNS and echoes, then what the supervisor has
+/// beside its gateway, such as the machine's, the logs, and the clients of `exec.sock` and `control.sock`.
+const OF_CONNECTION: usize = 1 + SERVER_CONNECTIONS;
+const OF_FLOW: usize = 2;
+const OF_OTHERS: usize = QUERIES + 2 * DNS_CONNECTIONS + ECHOES + 192;
+
 /// Let this process have as many descriptors as it may: the usual soft limit, 1024, is for the sake of select(2).
 pub(super) fn lift_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // Refused, the limits above are not reached, and connections wait for others to end.
+    // Refused, there is less at once.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// TCP connections at once, and no more than leave descriptors for everything else.
+pub(super) fn connections() -> usize {
+    connections_within(descriptors())
+}
+
+/// Flows of datagrams at once, likewise.
+pub(super) fn flows() -> usize {
+    flows_within(descriptors())
+}
+
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Three quarters are for connections.
+fn connections_within(descriptors: usize) -> usize {
+    (descriptors.saturating_sub(OF_OTHERS) / 4 * 3 / OF_CONNECTION).clamp(1, CONNECTIONS)
+}
+
+fn flows_within(descriptors: usize) -> usize {
+    (descriptors.saturating_sub(OF_OTHERS) / 4 / OF_FLOW).clamp(1, FLOWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_leaves_descriptors_for_the_log() {
+        for descriptors in [700, 1024, 4096, 20_000, 524_288, usize::MAX] {
+            let (connections, flows) = (connections_within(descriptors), flows_within(descriptors));
+            assert!(connections >= 1 && flows >= 1);
+            assert!(connections * OF_CONNECTION + flows * OF_FLOW + OF_OTHERS <= descriptors, "{descriptors}");
+        }
+        assert_eq!((connections_within(1024), flows_within(1024)), (41, 48));
+        assert_eq!((connections_within(524_288), flows_within(524_288)), (CONNECTIONS, FLOWS));
+    }
 }

@@ -41,6 +41,7 @@ use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
+pub(crate) use self::limits::SERVER_CONNECTIONS;
 use self::packet::Datagrams;
 pub use self::{
     address::{ClientAddr, OrigDst},

@@ -25,7 +25,7 @@ use super::{
 };
 
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    accept::serve(listener, limits::CONNECTIONS, |guest| connection(guest, Arc::clone(&shared))).await;
+    accept::serve(listener, limits::connections(), |guest| connection(guest, Arc::clone(&shared))).await;
 }
 
 async fn connection(guest: TcpStream, shared: Arc<Shared>) {

@@ -16,6 +16,7 @@ pub(super) async fn serve(door: UdpSocket, shared: Arc<Shared>) {
     let mut buffer = vec![0; limits::DATAGRAM];
     let mut flows: HashMap<Pair, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut tasks = JoinSet::new();
+    let most = limits::flows();
     loop {
         tokio::select! {
             // First, so that a flow that has ended is not taken for one that goes on.
@@ -33,7 +34,7 @@ pub(super) async fn serve(door: UdpSocket, shared: Arc<Shared>) {
                     let _ = flow.try_send(datagram);
                     continue;
                 }
-                if flows.len() == limits::FLOWS {
+                if flows.len() == most {
                     continue;
                 }
                 let (flow, queue) = mpsc::channel(limits::FLOW_QUEUE);

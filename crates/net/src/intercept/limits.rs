@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+pub(super) use crate::gateway::SERVER_CONNECTIONS;
+
 /// For a guest that says nothing: until its first byte, and between two requests over HTTP/1.1.
 pub(super) const IDLE_DEADLINE: Duration = Duration::from_mins(3);
 /// From a guest's first byte until it is clear what it speaks, and for its TLS handshake.
@@ -30,8 +32,6 @@ pub(super) const READ_BUFFER: usize = 96 * 1024;
 pub(super) const MAX_HEAD_LIST: u32 = 64 * 1024;
 /// Headers of a message.
 pub(super) const MAX_HEADERS: usize = 100;
-/// Connections to a server for one of the guest's, where the guest speaks HTTP/2 and the server does not.
-pub(super) const SERVER_CONNECTIONS: usize = 6;
 /// A body in which secrets are replaced is kept until it is whole if it says that it has no more than this, for its length has to
 /// be said before it. Longer ones are sent in chunks.
 pub(super) const MAX_WHOLE_BODY: u64 = 1024 * 1024;

@@ -95,9 +95,9 @@ fn start(holder: &HolderCommand, answer: oneshot::Sender<io::Result<OwnedFd>>) {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let mut command = Command::new(&holder.program);
         // Its output would be the sandbox's; all it has to say goes through the socket. The user's environment may hold
-        // secrets, and the user's folder may want to be unmounted.
+        // secrets, and is no business of a process that may have more rights; the user's folder may want to be unmounted.
         command.args(&holder.arguments).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).current_dir("/");
+        command.env_clear().current_dir("/");
         Ok((ours, command.spawn()?))
     });
     let (ours, mut child) = match started {

@@ -29,7 +29,7 @@ pub struct Control {
     pub secrets: Current,
 }
 
-/// The service. It ends when this is dropped.
+/// The service. When this is dropped it ends, with whoever is being served.
 #[derive(Debug)]
 pub struct Service {
     task: tokio::task::JoinHandle<()>,

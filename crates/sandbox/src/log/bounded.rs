@@ -43,6 +43,8 @@ impl BoundedFile {
                 renamed => renamed?,
             }
             self.file = open(&self.path)?;
+            // From here on it is this one that is full or not: the one that was put aside stays if the next line cannot be written.
+            self.size = 0;
             let line = (self.continued)(&aside);
             self.file.write_all(line.as_bytes())?;
             self.size = line.len() as u64;

@@ -214,6 +214,10 @@ fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 mod tests {
     use std::{process::Stdio, sync::mpsc};
 
+    use rustix::thread::{
+        CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    };
+
     use super::*;
 
     /// For the starting thread to see that it is not waited for, and for the kernel to end a process.
@@ -259,6 +263,24 @@ mod tests {
         let ended = tokio::task::spawn_blocking(move || io::Read::read(&mut reader, &mut [0]));
         assert_eq!(tokio::time::timeout(DEATH_DEADLINE, ended).await.unwrap().unwrap().unwrap(), 0);
         assert_eq!(process.kill().await.unwrap(), ProcessEnd::Signal(Signal::KILL.as_raw()));
+    }
+
+    #[tokio::test]
+    async fn rights_that_are_passed_on_to_children_are_not_passed_on_to_it() {
+        let right = CapabilitySet::NET_ADMIN;
+        let Some(own) = capabilities(None).ok().filter(|own| own.permitted.contains(right)) else {
+            eprintln!("not run: only who has rights can pass them on");
+            return;
+        };
+        let raise = move || {
+            let more = CapabilitySets { inheritable: own.inheritable | right, ..own };
+            set_capabilities(None, more).and_then(|()| configure_capability_in_ambient_set(right, true))
+        };
+        on_long_lived_thread(raise).await.unwrap().unwrap();
+        let process = Process::start(sh("exec sleep 1000"), Vec::new()).await.unwrap();
+        on_long_lived_thread(move || set_capabilities(None, own)).await.unwrap().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+        assert!(status.contains("CapAmb:\t0000000000000000\n"), "{status}");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::{
     io::Errno,
     process::{Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit, setsid},
-    thread::set_no_new_privs,
+    thread::{clear_ambient_capability_set, set_no_new_privs},
 };
 use tokio::sync::oneshot;
 
@@ -130,8 +130,10 @@ fn die_with(parent: Pid) -> io::Result<()> {
     if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
 }
 
-/// In the child: no means to gain privileges or to leave a memory image.
+/// In the child: no means to gain privileges or to leave a memory image. Rights that this process's file has are not inherited
+/// (capabilities(7)); those that it was started with so that they would be, "ambient" ones, end here.
 fn confine() -> io::Result<()> {
+    clear_ambient_capability_set()?;
     set_no_new_privs(true)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())

@@ -1,6 +1,7 @@
 //! Conversations with a real guard behind a real socket.
 
 use matchlock_model::{Network, SecretSpec};
+use matchlock_net::secret::Secrets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -102,4 +103,25 @@ async fn what_is_no_request() {
     {"failed":"not understood: unexpected end of file"}
     (hung up)
     "#);
+}
+
+/// For a service to notice that it has ended. Shorter than a client may take.
+const END_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[tokio::test]
+async fn whoever_is_being_served_when_it_ends_is_hung_up_on() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("control.sock");
+    let control = Control { guard: None, rules: Rules::default(), secrets: Current::new(Secrets::default()) };
+    let service = serve(&path, control).unwrap();
+    let connect = || UnixStream::from_std(socket::connect(&path).unwrap()).unwrap();
+    let (mut slow, mut quick) = (connect(), connect());
+    slow.write_all(b"{\"secret_set\":").await.unwrap();
+    // They are accepted in their order, so the slow one is being served when the other has its answer.
+    quick.write_all(b"{}\n").await.unwrap();
+    let mut answer = String::new();
+    quick.read_to_string(&mut answer).await.unwrap();
+    drop(service);
+    let end = timeout(END_DEADLINE, slow.read(&mut [0; 1])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
 }
