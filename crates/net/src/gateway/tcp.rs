@@ -133,7 +133,6 @@ async fn copy(guest: &TcpStream, server: &TcpStream, moved: &mut Moved) -> io::R
     for end in [guest, server] {
         prepare(end)?;
     }
-    sockopt::set_socket_send_buffer_size(guest, limits::WAITS_FOR_GUEST)?;
     copy::both_ways(guest, server, moved).await.inspect_err(|_| reset(server))
 }
 
