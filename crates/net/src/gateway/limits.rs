@@ -38,11 +38,6 @@ pub(super) const END_DEADLINE: Duration = Duration::from_secs(1);
 /// start after so long a silence.
 pub(super) const PROBE_AFTER: Duration = Duration::from_mins(1);
 
-/// Bytes of a connection that the kernel keeps for the guest; it allows itself twice as much. The way to the guest is short: with
-/// megabytes waiting, which the kernel would let it come to, they leave the processor's caches before they are read, and half of the
-/// speed goes with them.
-pub(super) const WAITS_FOR_GUEST: usize = 256 * 1024;
-
 /// Longest datagram.
 pub(super) const DATAGRAM: usize = 65535;
 

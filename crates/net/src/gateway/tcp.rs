@@ -128,7 +128,6 @@ async fn hear(guest: &TcpStream, server: &TcpStream, opening: &mut Vec<u8>) -> i
 
 async fn copy(guest: &TcpStream, server: &TcpStream, moved: &mut Moved) -> io::Result<()> {
     prepare(guest)?;
-    sockopt::set_socket_send_buffer_size(guest, limits::WAITS_FOR_GUEST)?;
     copy::both_ways(guest, server, moved).await.inspect_err(|_| reset(server))
 }
 
