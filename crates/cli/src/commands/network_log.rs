@@ -27,6 +27,8 @@ struct Record {
     refused: Vec<Refusal>,
     error: String,
     blocked: String,
+    /// Of events, in whose place a line is.
+    count: u64,
     from_guest: Option<u64>,
     to_guest: Option<u64>,
     took_us: u64,
@@ -90,6 +92,9 @@ fn human(line: &[u8]) -> String {
 
 impl std::fmt::Display for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.event == "lost" {
+            return write!(f, "{} lost    {} events, which the disk did not take in time", self.time, self.count);
+        }
         let verdict = if self.outcome == "done" { "allowed" } else { &self.outcome };
         write!(f, "{} {verdict:<7} {}", self.time, self.what())?;
         if let (Some(sent), Some(received)) = (self.from_guest, self.to_guest) {
@@ -193,6 +198,8 @@ mod tests {
             "\n",
             r#"{"time":"2026-01-02T03:04:06.001Z","event":"flow","destination":"192.0.2.7:123","outcome":"failed","rule":"the open network","error":"Connection refused (os error 111)","from_guest":48,"to_guest":0,"took_us":90}"#,
             "\n",
+            r#"{"time":"2026-01-02T03:04:07.000Z","event":"lost","count":12}"#,
+            "\n",
             "not JSON\n",
         );
         let (first, rest) = lines.as_bytes().split_at(100);
@@ -205,6 +212,7 @@ mod tests {
         2026-01-02T03:04:06.001Z allowed GET https://api.x.com:443/v1/models 200, 0 B out, 2.0 kB in, 20.5 ms, with API_KEY: --allow-host api.x.com
         2026-01-02T03:04:06.001Z blocked GET http://api.x.com:80/[2J, 20 µs: secret API_KEY is not for this host
         2026-01-02T03:04:06.001Z failed  UDP 192.0.2.7:123, 48 B out, 0 B in, 90 µs: Connection refused (os error 111)
+        2026-01-02T03:04:07.000Z lost    12 events, which the disk did not take in time
         not JSON
         ");
     }
