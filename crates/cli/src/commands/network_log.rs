@@ -45,9 +45,7 @@ struct Record {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
-    destination: String,
-    reason: String,
-    flag: String,
+    told: String,
 }
 
 /// Makes lines of the blocks in which a file is read.
@@ -139,10 +137,7 @@ impl Record {
 
     /// The rule that allowed it, or what was wrong.
     fn why(&self) -> String {
-        let refused = self.refused.iter().map(|Refusal { destination, reason, flag }| {
-            let flag = if flag.is_empty() { String::new() } else { format!(" ({flag} would allow it)") };
-            format!("{destination}: {reason}{flag}")
-        });
+        let refused = self.refused.iter().map(|refusal| refusal.told.clone());
         let rule = (self.outcome == "done").then(|| self.rule.clone());
         let causes =
             [self.error.clone(), self.blocked.clone()].into_iter().chain(rule).chain(self.rules.iter().cloned());
@@ -188,7 +183,7 @@ mod tests {
         let lines = concat!(
             r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","client":"192.168.100.2:4","destination":"192.168.100.1:53","outcome":"done","transport":"udp","name":"api.x.com","type":"A","code":"NOERROR","addresses":["192.0.2.1","192.0.2.2"],"rule":"--allow-host api.x.com","took_us":812}"#,
             "\n",
-            r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","destination":"192.168.100.1:53","outcome":"denied","transport":"udp","name":"evil.com","type":"A","code":"NXDOMAIN","addresses":[],"refused":[{"destination":"evil.com","reason":"host not in allowlist","flag":"--allow-host evil.com"}],"took_us":31}"#,
+            r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","destination":"192.168.100.1:53","outcome":"denied","transport":"udp","name":"evil.com","type":"A","code":"NXDOMAIN","addresses":[],"refused":[{"destination":"evil.com","reason":"host not in allowlist","flag":"--allow-host evil.com","told":"evil.com: host not in allowlist (--allow-host evil.com would allow it)"}],"took_us":31}"#,
             "\n",
             r#"{"time":"2026-01-02T03:04:06.001Z","event":"connection","destination":"192.0.2.1:443","outcome":"done","name":"api.x.com","rule":"--allow-host api.x.com","from_guest":512,"to_guest":123456,"took_us":1234567}"#,
             "\n",
