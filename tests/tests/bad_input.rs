@@ -292,7 +292,7 @@ fn a_policy_is_explained_without_a_sandbox() -> Result<()> {
     let denied = explain(&["--secret", "KEY=hunter2@x.com", "https://y.com/"])?.exits_with(1)?;
     insta::assert_snapshot!(denied.stdout(), @r#"
     destination  y.com, TCP port 443
-    name         denied: host not in allowlist; --allow-host y.com would allow it
+    name         denied: host not in allowlist (--allow-host y.com would allow it)
     answer       denied: the name is not resolved
     "#);
     let nothing = explain(&["--no-network", "https://y.com/"])?.exits_with(1)?;

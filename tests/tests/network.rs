@@ -28,7 +28,7 @@ fn a_list_that_changes_and_what_was_asked_for() -> Result<()> {
     let explained = |url: &str| home.matchlock(["policy", "explain", id, url]).run();
     insta::assert_snapshot!(explained("https://evil.test/")?.exits_with(1)?.stdout(), @r"
     destination  evil.test, TCP port 443
-    name         denied: host not in allowlist; --allow-host evil.test would allow it
+    name         denied: host not in allowlist (--allow-host evil.test would allow it)
     answer       denied: the name is not resolved
     ");
     insta::assert_snapshot!(change(&["delete", id, "*.y.test", "x.test", "db.test:5432"])?, @r"

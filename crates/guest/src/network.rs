@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use matchlock_netlink::{Link, Netlink};
+use matchlock_netlink::{IPV6_MINIMUM_MTU, Link, Netlink};
 use matchlock_wire::NetworkLink;
 use rustix::io::Errno;
 
@@ -13,9 +13,6 @@ use crate::os_error::{Doing, OsError};
 
 /// Linux numbers Ethernet interfaces, and there is one.
 const INTERFACE: &str = "eth0";
-
-/// Below this a link carries no IPv6 (RFC 8200, section 5).
-const IPV6_MINIMUM_MTU: u16 = 1280;
 
 /// Bring the loopback device up, so that `127.0.0.1` and `::1` work with and without a network: the kernel adds its addresses.
 pub(crate) fn raise_loopback() -> Result<(), Errno> {

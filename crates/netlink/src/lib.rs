@@ -24,6 +24,9 @@ pub use self::{
     nft::{Nft, NftError},
 };
 
+/// Below this a link carries no IPv6, in bytes (RFC 8200, section 5). Both ends of a sandbox's go by it.
+pub const IPV6_MINIMUM_MTU: u16 = 1280;
+
 /// A connection to the kernel of the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct Netlink(OwnedFd);

@@ -173,11 +173,11 @@ async fn assemble(
     hold.machine = Some(running);
     let network = match (network, cabling) {
         (Some(network), Some(cabling)) => {
-            let events = NetworkLog::create(&layout.network_log());
+            let events = NetworkLog::create(&layout.network_log(), log.clone());
             let events = events.map_err(|source| LaunchError::Io { what: "make the log of the network", source })?;
-            let events = events.sink(log.clone(), listener);
             let ends = cabling.done(&mut hold.store, &spec.id).await?;
-            Some(network.serve(ends, events, &layout.control_socket()).await?)
+            let at_work = network.serve(ends, events.sink(listener), &layout.control_socket()).await?;
+            Some((at_work, events))
         }
         _ => None,
     };

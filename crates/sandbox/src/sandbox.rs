@@ -25,7 +25,7 @@ use crate::{
     launch::Keep,
     link::{Link, LinkError},
     log::VmLog,
-    network::AtWork,
+    network::{AtWork, NetworkLog},
     relay::Relay,
 };
 
@@ -60,18 +60,19 @@ pub(crate) struct Guest {
     pub(crate) log: VmLog,
     /// What the user should know about how it runs.
     pub(crate) notices: Vec<String>,
-    /// Carries its network traffic, if it has any.
-    pub(crate) network: Option<AtWork>,
+    /// Carries its network traffic, if it has any, and keeps what is told of it.
+    pub(crate) network: Option<(AtWork, NetworkLog)>,
     /// Whoever had kept it ready waits until this is closed, or for a moment: see [`crate::warm`].
     pub(crate) _pool: Option<UnixStream>,
     pub(crate) _relay: Relay,
 }
 
 impl Guest {
-    /// So that all is told of it, which a drop does not wait for.
+    /// So that all is told of it, which a drop does not wait for, and written down.
     async fn end_network(&mut self) {
-        if let Some(network) = self.network.take() {
+        if let Some((network, log)) = self.network.take() {
             network.end().await;
+            drop(log);
         }
     }
 }

@@ -27,6 +27,8 @@ struct Record {
     refused: Vec<Refusal>,
     error: String,
     blocked: String,
+    /// Of events, in whose place a line is.
+    count: u64,
     from_guest: Option<u64>,
     to_guest: Option<u64>,
     took_us: u64,
@@ -43,9 +45,7 @@ struct Record {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
-    destination: String,
-    reason: String,
-    flag: String,
+    told: String,
 }
 
 /// Makes lines of the blocks in which a file is read.
@@ -90,6 +90,9 @@ fn human(line: &[u8]) -> String {
 
 impl std::fmt::Display for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.event == "lost" {
+            return write!(f, "{} lost    {} events, which the disk did not take in time", self.time, self.count);
+        }
         let verdict = if self.outcome == "done" { "allowed" } else { &self.outcome };
         write!(f, "{} {verdict:<7} {}", self.time, self.what())?;
         if let (Some(sent), Some(received)) = (self.from_guest, self.to_guest) {
@@ -134,10 +137,7 @@ impl Record {
 
     /// The rule that allowed it, or what was wrong.
     fn why(&self) -> String {
-        let refused = self.refused.iter().map(|Refusal { destination, reason, flag }| {
-            let flag = if flag.is_empty() { String::new() } else { format!(" ({flag} would allow it)") };
-            format!("{destination}: {reason}{flag}")
-        });
+        let refused = self.refused.iter().map(|refusal| refusal.told.clone());
         let rule = (self.outcome == "done").then(|| self.rule.clone());
         let causes =
             [self.error.clone(), self.blocked.clone()].into_iter().chain(rule).chain(self.rules.iter().cloned());
@@ -183,7 +183,7 @@ mod tests {
         let lines = concat!(
             r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","client":"192.168.100.2:4","destination":"192.168.100.1:53","outcome":"done","transport":"udp","name":"api.x.com","type":"A","code":"NOERROR","addresses":["192.0.2.1","192.0.2.2"],"rule":"--allow-host api.x.com","took_us":812}"#,
             "\n",
-            r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","destination":"192.168.100.1:53","outcome":"denied","transport":"udp","name":"evil.com","type":"A","code":"NXDOMAIN","addresses":[],"refused":[{"destination":"evil.com","reason":"host not in allowlist","flag":"--allow-host evil.com"}],"took_us":31}"#,
+            r#"{"time":"2026-01-02T03:04:05.678Z","event":"query","destination":"192.168.100.1:53","outcome":"denied","transport":"udp","name":"evil.com","type":"A","code":"NXDOMAIN","addresses":[],"refused":[{"destination":"evil.com","reason":"host not in allowlist","flag":"--allow-host evil.com","told":"evil.com: host not in allowlist (--allow-host evil.com would allow it)"}],"took_us":31}"#,
             "\n",
             r#"{"time":"2026-01-02T03:04:06.001Z","event":"connection","destination":"192.0.2.1:443","outcome":"done","name":"api.x.com","rule":"--allow-host api.x.com","from_guest":512,"to_guest":123456,"took_us":1234567}"#,
             "\n",
@@ -192,6 +192,8 @@ mod tests {
             r#"{"time":"2026-01-02T03:04:06.001Z","event":"request","destination":"192.0.2.1:80","outcome":"blocked","blocked":"secret API_KEY is not for this host","method":"GET","scheme":"http","host":"api.x.com","port":80,"path":"/\u001b[2J","took_us":20}"#,
             "\n",
             r#"{"time":"2026-01-02T03:04:06.001Z","event":"flow","destination":"192.0.2.7:123","outcome":"failed","rule":"the open network","error":"Connection refused (os error 111)","from_guest":48,"to_guest":0,"took_us":90}"#,
+            "\n",
+            r#"{"time":"2026-01-02T03:04:07.000Z","event":"lost","count":12}"#,
             "\n",
             "not JSON\n",
         );
@@ -205,6 +207,7 @@ mod tests {
         2026-01-02T03:04:06.001Z allowed GET https://api.x.com:443/v1/models 200, 0 B out, 2.0 kB in, 20.5 ms, with API_KEY: --allow-host api.x.com
         2026-01-02T03:04:06.001Z blocked GET http://api.x.com:80/[2J, 20 µs: secret API_KEY is not for this host
         2026-01-02T03:04:06.001Z failed  UDP 192.0.2.7:123, 48 B out, 0 B in, 90 µs: Connection refused (os error 111)
+        2026-01-02T03:04:07.000Z lost    12 events, which the disk did not take in time
         not JSON
         ");
     }

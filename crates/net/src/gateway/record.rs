@@ -71,11 +71,18 @@ struct Refusal {
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     flag: Option<String>,
+    /// All of it in a line.
+    told: String,
 }
 
 impl From<&Denied> for Refusal {
     fn from(denied: &Denied) -> Self {
-        Self { destination: denied.destination(), reason: denied.reason(), flag: denied.flag() }
+        Self {
+            destination: denied.destination(),
+            reason: denied.reason(),
+            flag: denied.flag(),
+            told: denied.to_string(),
+        }
     }
 }
 

@@ -2,10 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use matchlock_netlink::IPV6_MINIMUM_MTU;
 use serde::{Deserialize, Serialize};
-
-/// Below this a link carries no IPv6 (RFC 8200, section 5).
-const IPV6_MINIMUM_MTU: u16 = 1280;
 
 /// Who is who between guest and gateway, for the namespace and for the guest's own configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -150,6 +150,15 @@ impl Denied {
         }
     }
 
+    /// The reason, and the flag that would help: the whole story where the destination was told.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self.flag() {
+            Some(flag) => format!("{} ({flag} would allow it)", self.reason()),
+            None => self.reason(),
+        }
+    }
+
     /// The flags that would allow it, least first; `None` if none does.
     #[must_use]
     pub fn flag(&self) -> Option<String> {
@@ -177,11 +186,7 @@ impl Denied {
 /// The whole story in a line.
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.destination(), self.reason())?;
-        match self.flag() {
-            Some(flag) => write!(f, " ({flag} would allow it)"),
-            None => Ok(()),
-        }
+        write!(f, "{}: {}", self.destination(), self.why())
     }
 }
 

@@ -113,10 +113,7 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Expla
 fn told(decision: &Decision) -> String {
     match decision {
         Decision::Allowed(allowed) => format!("allowed by {allowed}"),
-        Decision::Denied(denied) => match denied.flag() {
-            Some(flag) => format!("denied: {}; {flag} would allow it", denied.reason()),
-            None => format!("denied: {}", denied.reason()),
-        },
+        Decision::Denied(denied) => format!("denied: {}", denied.why()),
     }
 }
 

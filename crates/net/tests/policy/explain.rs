@@ -21,13 +21,13 @@ fn what_is_allowed_and_what_would_be() {
     destination  api.x.com, TCP port 443
     name         allowed by --allow-host *.x.com
     1.2.3.4      allowed by --allow-host *.x.com
-    10.0.0.7     denied: 10.0.0.7 is a private address; --allow-private-host 10.0.0.7 would allow it
+    10.0.0.7     denied: 10.0.0.7 is a private address (--allow-private-host 10.0.0.7 would allow it)
     answer       allowed
     ");
     assert_snapshot!(told(&policy, "https://api.x.com:8443/", &["1.2.3.4"]), @"
     destination  api.x.com, TCP port 8443
     name         allowed by --allow-host *.x.com
-    1.2.3.4      denied: host not in allowlist with port 8443; --allow-host api.x.com:8443 would allow it
+    1.2.3.4      denied: host not in allowlist with port 8443 (--allow-host api.x.com:8443 would allow it)
     answer       denied
     ");
     assert_snapshot!(told(&policy, "api.x.com", &[]), @"
@@ -37,7 +37,7 @@ fn what_is_allowed_and_what_would_be() {
     ");
     assert_snapshot!(told(&policy, "evil.com:22", &["1.2.3.4"]), @"
     destination  evil.com, TCP port 22
-    name         denied: host not in allowlist with port 22; --allow-host evil.com:22 would allow it
+    name         denied: host not in allowlist with port 22 (--allow-host evil.com:22 would allow it)
     answer       denied: the name is not resolved
     ");
     assert_snapshot!(told(&policy, "postgres://db/table", &[]), @"
@@ -48,7 +48,7 @@ fn what_is_allowed_and_what_would_be() {
     ");
     assert_snapshot!(told(&policy, "http://[::ffff:169.254.169.254]/latest", &[]), @"
     destination  169.254.169.254, TCP port 80
-    169.254.169.254 denied: host not in allowlist; --allow-host 169.254.169.254:80 --allow-private-host 169.254.169.254 would allow it
+    169.254.169.254 denied: host not in allowlist (--allow-host 169.254.169.254:80 --allow-private-host 169.254.169.254 would allow it)
     answer       denied
     ");
 }

@@ -82,7 +82,7 @@ fn which_rules_a_request_fits_and_what_they_do() {
     "#);
     assert_snapshot!(told(&Method::GET, "https://y.com/v1/keys", &[]), @"
     destination  y.com, TCP port 443
-    name         denied: host not in allowlist; --allow-host y.com would allow it
+    name         denied: host not in allowlist (--allow-host y.com would allow it)
     answer       denied: the name is not resolved
     ");
     assert_snapshot!(told(&Method::GET, "https://api.x.com/%zz", &[]), @"

@@ -8,6 +8,8 @@ use matchlock_net::{
     policy::{AddressClass, Allowed, Denied, Rule},
 };
 
+const REFUSED: &str = "Connection refused (os error 111)";
+
 fn event(to: &str, what: What, end: End) -> Event {
     let to: SocketAddr = to.parse().unwrap();
     Event {
@@ -61,6 +63,15 @@ pub(super) fn request(host: &str, to: &str) -> Event {
     event(to, What::Request(Box::new(request)), End::Done)
 }
 
+/// One that nothing came of, with the status that was answered all the same.
+pub(super) fn unanswered(host: &str, to: &str, status: Option<u16>) -> Event {
+    let mut event = request(host, to);
+    if let What::Request(request) = &mut event.what {
+        request.status = status;
+    }
+    Event { end: End::Failed(REFUSED.to_owned()), ..event }
+}
+
 /// A connection to an address that an open network does not have either.
 pub(super) fn denied_address(to: &str) -> Event {
     let address = to.parse::<SocketAddr>().unwrap().ip();
@@ -74,6 +85,12 @@ pub(super) fn connection(name: Option<&str>, to: &str) -> Event {
     let moved = Moved { from_guest: 5, to_guest: 7 };
     let allowed = Some(Allowed { rule: Rule::Open, name, opened: None });
     Event { allowed, ..event(to, What::Connection(moved), End::Done) }
+}
+
+/// A connection in an open network that fails when so much has come back.
+pub(super) fn failed(name: Option<&str>, to: &str, to_guest: u64) -> Event {
+    let what = What::Connection(Moved { from_guest: 0, to_guest });
+    Event { what, end: End::Failed(REFUSED.to_owned()), ..connection(name, to) }
 }
 
 /// Datagrams in an open network.

@@ -7,12 +7,15 @@ use std::{
 };
 
 use matchlock_net::{
-    gateway::{ClientAddr, End, Event, Question, Request, What},
-    policy::{Host, Protocol, WEB_PORTS},
+    gateway::{ClientAddr, End, Event, Moved, Question, Request, What},
+    policy::{Protocol, WEB_PORTS},
 };
 
 /// Hosts that are remembered: an allow-list of more is none that anybody reads.
 pub const MAX_LEARNED: usize = 1000;
+
+/// RFC 9110, section 15.6.3.
+const BAD_GATEWAY: u16 = 502;
 
 /// What a sandbox has asked for so far.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ pub struct Learned {
 pub struct Lesson {
     /// For `--allow-host`: names with their ports; addresses where there was no name.
     pub allowed: Vec<String>,
-    /// What was refused although the network was open: the destination, why, and which flag would allow it.
+    /// What was not reached although the network was open: the destination and why, and which flag would allow it if one would.
     pub refused: Vec<String>,
     /// What went over UDP or as an echo, which an allow-list does not carry.
     pub uncarried: Vec<String>,
@@ -36,13 +39,13 @@ pub struct Lesson {
 #[derive(Debug, Default)]
 struct Seen {
     ports: BTreeMap<String, BTreeSet<u16>>,
-    /// Which of them are addresses.
-    addresses: BTreeMap<String, IpAddr>,
     /// The names that the guest was given an address for.
     given: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Connections with requests, as long as they go on.
     asking: HashSet<ClientAddr>,
     refused: BTreeSet<String>,
+    /// What nothing came of, and why.
+    missed: BTreeMap<(String, u16), String>,
     uncarried: BTreeSet<String>,
     overflowed: bool,
 }
@@ -51,27 +54,12 @@ impl Learned {
     /// Remember an event.
     pub fn hear(&self, event: &Event) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let destination = event.destination.get();
-        let name = event.allowed.as_ref().and_then(|allowed| allowed.name.as_ref());
-        let protocol = match &event.what {
-            What::Connection(_) => Protocol::Tcp,
-            What::Flow(_) => Protocol::Udp,
-            What::Echo => Protocol::Icmp,
+        match &event.what {
             // To ask for a name without connecting to it needs no leave.
-            What::Query(_, Some(question)) => return seen.give(question),
-            What::Query(_, None) => return,
-            What::Request(request) => return seen.request(request, event),
-        };
-        match (&event.end, protocol) {
-            (End::Denied(denied), _) => seen.refuse(denied.to_string()),
-            (_, Protocol::Tcp) if seen.asking.remove(&event.client) => {}
-            (_, Protocol::Tcp) => seen.connect_to_any(name.map(ToString::to_string), destination),
-            (_, Protocol::Udp | Protocol::Icmp) => {
-                let host = name.map_or_else(|| destination.ip().to_string(), ToString::to_string);
-                let port =
-                    if protocol == Protocol::Udp { format!(" port {}", destination.port()) } else { String::new() };
-                seen.leave_out(format!("{protocol} to {host}{port}"));
-            }
+            What::Query(_, question) => question.iter().for_each(|question| seen.give(question)),
+            What::Request(request) => seen.request(request, event),
+            What::Connection(moved) => seen.connection(*moved, event),
+            What::Flow(_) | What::Echo => seen.datagrams(event),
         }
     }
 
@@ -80,8 +68,8 @@ impl Learned {
     pub fn lesson(&self) -> Lesson {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Lesson {
-            allowed: seen.ports.iter().flat_map(|(host, ports)| seen.targets(host, ports)).collect(),
-            refused: seen.refused.iter().cloned().collect(),
+            allowed: seen.ports.iter().flat_map(|(host, ports)| Seen::targets(host, ports)).collect(),
+            refused: seen.refused.iter().cloned().chain(seen.missed()).collect(),
             uncarried: seen.uncarried.iter().cloned().collect(),
             overflowed: seen.overflowed,
         }
@@ -106,40 +94,70 @@ impl Seen {
 
     /// Where requests are looked into, they say whom their connection is for.
     fn request(&mut self, request: &Request, event: &Event) {
+        let Some(host) = &request.host else { return };
+        self.asking.insert(event.client);
+        // The gateway's own word for a server that is not to be had. What fails otherwise was cut short.
+        self.tried(&[host.to_string()], event, request.status != Some(BAD_GATEWAY));
+    }
+
+    /// One without requests, or one that they have told of already.
+    fn connection(&mut self, moved: Moved, event: &Event) {
+        let asked = self.asking.remove(&event.client);
+        if !asked || matches!(event.end, End::Denied(_)) {
+            self.tried(&self.hosts(event), event, moved != Moved::default());
+        }
+    }
+
+    fn datagrams(&mut self, event: &Event) {
         if let End::Denied(denied) = &event.end {
-            self.refuse(denied.to_string());
-        } else if let Some(host) = &request.host {
-            let name = matches!(host, Host::Name(_)).then(|| host.to_string());
-            self.connect(name, event.destination.get());
-            self.asking.insert(event.client);
+            return self.refuse(denied.to_string());
+        }
+        let (protocol, port) = match event.what {
+            What::Flow(_) => (Protocol::Udp, format!(" port {}", event.destination.get().port())),
+            _ => (Protocol::Icmp, String::new()),
+        };
+        for host in self.hosts(event) {
+            self.leave_out(format!("{protocol} to {host}{port}"));
         }
     }
 
-    /// Which of its names was meant is not to be seen: all of them may have been.
-    fn connect_to_any(&mut self, known: Option<String>, destination: SocketAddr) {
-        let given = self.given.get(&destination.ip()).cloned().unwrap_or_default();
-        if given.is_empty() {
-            self.connect(known, destination);
-        }
-        for name in given {
-            self.connect(Some(name), destination);
+    /// Which of an address's names was meant is not to be seen: all of them may have been.
+    fn hosts(&self, event: &Event) -> Vec<String> {
+        let address = event.destination.get().ip();
+        let known = event.allowed.as_ref().and_then(|allowed| allowed.name.as_ref());
+        match (self.given.get(&address), known) {
+            (Some(names), _) => names.iter().cloned().collect(),
+            (None, Some(name)) => vec![name.to_string()],
+            (None, None) => vec![address.to_string()],
         }
     }
 
-    fn connect(&mut self, name: Option<String>, destination: SocketAddr) {
-        let host = name.unwrap_or_else(|| {
-            let address = destination.ip();
-            self.addresses.insert(address.to_string(), address);
-            address.to_string()
-        });
+    /// Something for these hosts is over. Where it failed, `reached` says whether there was anybody.
+    fn tried(&mut self, hosts: &[String], event: &Event, reached: bool) {
+        let port = event.destination.get().port();
+        match &event.end {
+            End::Denied(denied) => self.refuse(denied.to_string()),
+            End::Blocked(why) => hosts.iter().for_each(|host| self.miss(host, port, why)),
+            End::Failed(why) if !reached => hosts.iter().for_each(|host| self.miss(host, port, why)),
+            End::Done | End::Failed(_) => hosts.iter().for_each(|host| self.connect(host, port)),
+        }
+    }
+
+    fn miss(&mut self, host: &str, port: u16, why: &str) {
+        if self.missed.len() < MAX_LEARNED {
+            self.missed.insert((host.to_owned(), port), why.to_owned());
+        }
+    }
+
+    fn connect(&mut self, host: &str, port: u16) {
         let known = self.ports.len();
-        match self.ports.get_mut(&host) {
+        match self.ports.get_mut(host) {
             Some(ports) => {
-                ports.insert(destination.port());
+                ports.insert(port);
             }
             None if known == MAX_LEARNED => self.overflowed = true,
             None => {
-                self.ports.insert(host, [destination.port()].into());
+                self.ports.insert(host.to_owned(), [port].into());
             }
         }
     }
@@ -156,15 +174,25 @@ impl Seen {
         }
     }
 
+    /// What was reached at another time is not told of.
+    fn missed(&self) -> impl Iterator<Item = String> {
+        let reached = |host, port| self.ports.get(host).is_some_and(|ports: &BTreeSet<u16>| ports.contains(port));
+        let missed = self.missed.iter().filter(move |((host, port), _)| !reached(host, port));
+        missed.map(|((host, port), why)| format!("{}: {why}", at(host, *port)))
+    }
+
     /// A name alone means the web's ports, an address alone all, so an address always has its port here.
-    fn targets(&self, host: &str, ports: &BTreeSet<u16>) -> Vec<String> {
-        if let Some(address) = self.addresses.get(host) {
-            return ports.iter().map(|port| SocketAddr::new(*address, *port).to_string()).collect();
-        }
-        let web = ports.iter().any(|port| WEB_PORTS.contains(port)).then(|| host.to_owned());
-        let others = ports.iter().filter(|port| !WEB_PORTS.contains(port)).map(|port| format!("{host}:{port}"));
+    fn targets(host: &str, ports: &BTreeSet<u16>) -> Vec<String> {
+        let alone = |port: &u16| WEB_PORTS.contains(port) && host.parse::<IpAddr>().is_err();
+        let web = ports.iter().any(alone).then(|| host.to_owned());
+        let others = ports.iter().filter(|port| !alone(port)).map(|port| at(host, *port));
         web.into_iter().chain(others).collect()
     }
+}
+
+/// No name looks like an address.
+fn at(host: &str, port: u16) -> String {
+    host.parse().map_or_else(|_| format!("{host}:{port}"), |address: IpAddr| SocketAddr::new(address, port).to_string())
 }
 
 #[cfg(test)]
@@ -172,7 +200,7 @@ mod tests {
     use matchlock_net::policy::Target;
 
     use super::{
-        super::events::{answer, connection, denied_address, flow, request},
+        super::events::{answer, connection, denied_address, failed, flow, request, unanswered},
         *,
     };
 
@@ -209,6 +237,44 @@ mod tests {
         assert_eq!(learned.lesson().allowed, ["api.x.com"]);
         learned.hear(&connection(Some("web.x.com"), "192.0.2.1:22"));
         assert_eq!(learned.lesson().allowed, ["api.x.com", "api.x.com:22", "web.x.com:22"]);
+    }
+
+    #[test]
+    fn what_goes_over_udp_may_be_for_any_name_of_its_address() {
+        let learned = Learned::default();
+        learned.hear(&answer("api.x.com", "192.0.2.1"));
+        learned.hear(&answer("web.x.com", "192.0.2.1"));
+        learned.hear(&flow("192.0.2.1:443"));
+        assert_eq!(learned.lesson().uncarried, ["UDP to api.x.com port 443", "UDP to web.x.com port 443"]);
+    }
+
+    #[test]
+    fn what_could_not_be_connected_to_was_not_reached() {
+        let learned = Learned::default();
+        for event in [
+            failed(Some("down.x.com"), "192.0.2.1:443", 0),
+            failed(None, "[2001:db8::1]:22", 0),
+            // It was there, and broke off.
+            failed(Some("flaky.x.com"), "192.0.2.2:443", 10),
+            // One of its addresses was.
+            failed(Some("half.x.com"), "[2001:db8::2]:443", 0),
+            connection(Some("half.x.com"), "192.0.2.3:443"),
+            // The gateway has answered in its place.
+            unanswered("gone.x.com", "192.0.2.4:443", Some(502)),
+            connection(Some("gone.x.com"), "192.0.2.4:443"),
+            // The guest has not waited.
+            unanswered("slow.x.com", "192.0.2.5:443", None),
+            connection(Some("slow.x.com"), "192.0.2.5:443"),
+        ] {
+            learned.hear(&event);
+        }
+        let Lesson { allowed, refused, .. } = learned.lesson();
+        assert_eq!(allowed, ["flaky.x.com", "half.x.com", "slow.x.com"]);
+        insta::assert_snapshot!(refused.join("\n"), @r"
+        [2001:db8::1]:22: Connection refused (os error 111)
+        down.x.com:443: Connection refused (os error 111)
+        gone.x.com:443: Connection refused (os error 111)
+        ");
     }
 
     #[test]

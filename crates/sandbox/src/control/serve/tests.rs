@@ -54,7 +54,7 @@ async fn an_allow_list_is_changed_and_asked_about() {
     {"allow_list":{"changed":["x.com"],"allowed_hosts":["192.0.2.1:22","db.x.com:5432","*.y.com"]}}
     {"failed":"invalid allow-list host: \"https://x\": a host is wanted, not a URL"}
     {"allow_list":{"changed":["*.y.com","192.0.2.1:22","db.x.com:5432"],"allowed_hosts":[]}}
-    {"explained":{"allowed":false,"lines":["destination  x.com, TCP port 443","name         denied: host not in allowlist; --allow-host x.com would allow it","answer       denied: the name is not resolved"]}}
+    {"explained":{"allowed":false,"lines":["destination  x.com, TCP port 443","name         denied: host not in allowlist (--allow-host x.com would allow it)","answer       denied: the name is not resolved"]}}
     {"failed":"which port gopher:// uses is not known here: add it to the host"}
     "#);
 }
@@ -85,7 +85,7 @@ async fn what_there_is_nothing_to_change_of() {
     let none = told(Network { no_network: true, ..Network::default() }, &requests).await;
     insta::assert_snapshot!(format!("{open}\n{none}"), @r#"
     {"failed":"allow-list updates unavailable: sandbox was started without network interception"}
-    {"explained":{"allowed":false,"lines":["destination  127.0.0.1, TCP port 22","127.0.0.1    denied: 127.0.0.1 is the host itself; --allow-private-host 127.0.0.1 would allow it","answer       denied"]}}
+    {"explained":{"allowed":false,"lines":["destination  127.0.0.1, TCP port 22","127.0.0.1    denied: 127.0.0.1 is the host itself (--allow-private-host 127.0.0.1 would allow it)","answer       denied"]}}
     {"failed":"allow-list updates unavailable: sandbox was started without network interception"}
     {"failed":"the sandbox has no network: nothing is allowed"}
     "#);
