@@ -101,8 +101,9 @@ impl Gateway {
         let Furnished::Private(doors, holder) = unfurnished.furnish(plan).await? else {
             bail!("this host forbids network namespaces to users; run it as root");
         };
-        let log = NetworkLog::create(&self.folder.join("network.jsonl"))?;
-        let events = log.sink(VmLog::create(&self.folder.join("vm.log"))?, None);
+        let console = VmLog::create(&self.folder.join("vm.log"))?;
+        let log = NetworkLog::create(&self.folder.join("network.jsonl"), console)?;
+        let events = log.sink(None);
         let policy = policy(self.roots.is_some())?;
         let guard = Guard::new(policy, Rules::default(), Forwarder { servers: Servers::These(Vec::new()) });
         let authority = Arc::new(Authority::new("Sandbox of the bench")?);
