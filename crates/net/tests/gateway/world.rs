@@ -54,8 +54,10 @@ pub(crate) fn enter(host: Host) {
             }
         }
     }
-    let addresses = [SERVER4, SERVER6, DNS].map(|address| format!("addr add {address} dev lo\n"));
-    ip(&addresses.concat());
+    let addresses = [SERVER4, DNS].map(|address| format!("addr add {address} dev lo\n"));
+    // Otherwise the kernel says at some later time that nobody else has it, and until then nobody can listen there.
+    let address6 = format!("addr add {SERVER6} dev lo nodad\n");
+    ip(&(addresses.concat() + &address6));
 }
 
 /// Have ip(8) do these things in the calling thread's namespace.

@@ -208,7 +208,10 @@ fn inside() -> String {
 fn outside() -> String {
     let host = std::process::id();
     let servers: BTreeSet<_> = DATAGRAM_SERVERS.into_iter().chain(DNS_SERVERS).collect();
-    let servers: Vec<_> = servers.iter().map(|server| format!("addr add {server} dev lo\n")).collect();
+    // Nobody is asked whether somebody else has an address; until that is over, nobody could listen there.
+    let at_once = |server: &str| if server.contains(':') { " nodad" } else { "" };
+    let servers: Vec<_> =
+        servers.iter().map(|server| format!("addr add {server} dev lo{}\n", at_once(server))).collect();
     let servers = servers.concat();
     format!(
         "link set lo up\nlink add net0 type veth peer name eth0 netns {host}\n\
