@@ -55,6 +55,25 @@ fn a_list_that_changes_and_what_was_asked_for() -> Result<()> {
 }
 
 #[test]
+fn what_has_no_list_is_not_given_one() -> Result<()> {
+    let home = busybox()?;
+    for (flags, unreachable) in
+        [(&["--no-network"][..], "the sandbox has no network: nothing is allowed"), (&[], "cloud metadata")]
+    {
+        let sandbox = Sandbox::idle(&home, BUSYBOX, flags)?;
+        let refused = home.matchlock(["allow-list", "add", sandbox.id(), "x.test"]).run()?.exits_with(1)?;
+        let why =
+            "update allow-list: allow-list updates unavailable: sandbox was started without network interception\n";
+        ensure!(refused.stderr() == why, "{flags:?}: {refused}");
+        let explained =
+            home.matchlock(["policy", "explain", sandbox.id(), "http://169.254.169.254/"]).run()?.exits_with(1)?;
+        let said = explained.stdout() + &explained.stderr();
+        ensure!(said.contains(unreachable), "{flags:?}: {explained}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_denial_is_told_once_with_the_flag_that_would_allow_it() -> Result<()> {
     let home = busybox()?;
     let ask = "nslookup evil.test; nslookup evil.test; true";

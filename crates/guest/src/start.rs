@@ -12,7 +12,7 @@
 
 use std::{os::fd::OwnedFd, path::Path};
 
-use matchlock_wire::{NetworkLink, Park, Start, Warm};
+use matchlock_wire::{Authority, NetworkLink, Park, RootDisks, Start, Warm};
 use rustix::io::Errno;
 
 use crate::{
@@ -61,7 +61,7 @@ pub(crate) fn park(park: &Park) -> Result<Parked, OsError> {
 pub(crate) fn warm(parked: Parked, warm: &Warm) -> Result<Parked, OsError> {
     mix(warm.entropy)?;
     let root = if warm.image {
-        Root::Entered(parked.root.enter(&Start { root: warm.root.clone(), ..Start::default() }, &mut Stopwatch::new())?)
+        Root::Entered(parked.root.enter(&warm.root, None, &mut Stopwatch::new())?)
     } else {
         drop(parked.root); // holds a disk that is to be unmounted
         Root::Mounted(rehearsal::again(&warm.root)?)
@@ -92,7 +92,7 @@ pub(crate) fn start(
         network::configure(link)?;
         watch.mark("network configured");
     }
-    let mut disks = vec![root.enter(start, watch)?];
+    let mut disks = vec![root.enter(&start.root, start.authority.as_ref(), watch)?];
     names.assume(start)?;
     watch.mark("names taken");
     for disk in &start.disks {
@@ -113,24 +113,24 @@ pub(crate) fn start(
 
 impl Root {
     /// Go the rest of the way. Returns what to make read-only at the end.
-    fn enter(self, start: &Start, watch: &mut Stopwatch) -> Result<OwnedFd, OsError> {
+    fn enter(self, disks: &RootDisks, trusted: Option<&Authority>, watch: &mut Stopwatch) -> Result<OwnedFd, OsError> {
         let upper = match self {
             Self::Entered(upper) => {
                 // Names have been looked up: what appears below them now would not be seen.
-                trust_if_asked(start, "/", "/", watch)?;
+                trust(trusted, "/", "/", watch)?;
                 return Ok(upper);
             }
             Self::Mounted(upper) => upper,
-            Self::Bare => root::assemble(&start.root, Layer::Own, watch)?,
+            Self::Bare => root::assemble(disks, Layer::Own, watch)?,
         };
-        trust_if_asked(start, root::LOWER, root::ADDED, watch)?;
+        trust(trusted, root::LOWER, root::ADDED, watch)?;
         root::enter(watch)?;
         Ok(upper)
     }
 }
 
-fn trust_if_asked(start: &Start, image: &str, over: &str, watch: &mut Stopwatch) -> Result<(), OsError> {
-    if let Some(authority) = &start.authority {
+fn trust(authority: Option<&Authority>, image: &str, over: &str, watch: &mut Stopwatch) -> Result<(), OsError> {
+    if let Some(authority) = authority {
         trust::add(Path::new(image), Path::new(over), authority)?;
         watch.mark("authority trusted");
     }

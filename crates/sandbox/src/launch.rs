@@ -25,6 +25,7 @@ use crate::{
     Host,
     ask::AskError,
     bring_up::{BringUp, Up},
+    control::{self, Control},
     disks::{DiskError, DiskLocks},
     hold::Hold,
     host::{GuestFiles, PrepareError},
@@ -171,23 +172,25 @@ async fn assemble(
     remove_layer(&layout)?;
     timeline.mark("guest ready");
     hold.machine = Some(running);
-    let network = match (network, cabling) {
+    let (network, control) = match (network, cabling) {
         (Some(network), Some(cabling)) => {
             let events = NetworkLog::create(&layout.network_log(), log.clone());
             let events = events.map_err(|source| LaunchError::Io { what: "make the log of the network", source })?;
             let ends = cabling.done(&mut hold.store, &spec.id).await?;
-            let at_work = network.serve(ends, events.sink(listener), &layout.control_socket()).await?;
-            Some((at_work, events))
+            let (gateway, control) = network.serve(ends, events.sink(listener)).await?;
+            (Some((gateway, events)), control)
         }
-        _ => None,
+        _ => (None, Control::default()),
     };
+    let control = control::serve(&layout.control_socket(), control)
+        .map_err(|source| LaunchError::Io { what: "listen on control.sock", source })?;
     timeline.mark("network ready");
     let spec = Arc::new(spec);
     let relay = relay::serve(&layout.exec_socket(), link.clone(), Arc::clone(&spec))
         .map_err(|source| LaunchError::Io { what: "listen on exec.sock", source })?;
     hold.store.advance(&spec.id, &[Phase::Running], |_| {})?;
     timeline.mark("sandbox ready");
-    Ok(Guest { spec, link, log, notices, network, _pool: pool, _relay: relay })
+    Ok(Guest { spec, link, log, notices, network, _control: control, _pool: pool, _relay: relay })
 }
 
 /// A guest that waits to become such a sandbox. None has disks of a user's, and all have a root that is mounted.

@@ -12,6 +12,7 @@
 use std::{sync::Arc, time::Duration};
 
 use matchlock_model::{ExitStatus, SandboxId, SandboxSpec, one_line};
+use matchlock_net::gateway::Gateway;
 use matchlock_store::StoreError;
 use matchlock_vmm::{LAST_WORDS, ProcessEnd};
 use matchlock_wire::{Exec, Request};
@@ -20,12 +21,13 @@ use tokio::net::UnixStream;
 
 use crate::{
     ask::{AskError, ask},
+    control::Service,
     exec::{self, ExecError, Streams},
     hold::Hold,
     launch::Keep,
     link::{Link, LinkError},
     log::VmLog,
-    network::{AtWork, NetworkLog},
+    network::NetworkLog,
     relay::Relay,
 };
 
@@ -61,7 +63,8 @@ pub(crate) struct Guest {
     /// What the user should know about how it runs.
     pub(crate) notices: Vec<String>,
     /// Carries its network traffic, if it has any, and keeps what is told of it.
-    pub(crate) network: Option<(AtWork, NetworkLog)>,
+    pub(crate) network: Option<(Gateway, NetworkLog)>,
+    pub(crate) _control: Service,
     /// Whoever had kept it ready waits until this is closed, or for a moment: see [`crate::warm`].
     pub(crate) _pool: Option<UnixStream>,
     pub(crate) _relay: Relay,
@@ -70,8 +73,8 @@ pub(crate) struct Guest {
 impl Guest {
     /// So that all is told of it, which a drop does not wait for, and written down.
     async fn end_network(&mut self) {
-        if let Some((network, log)) = self.network.take() {
-            network.end().await;
+        if let Some((gateway, log)) = self.network.take() {
+            gateway.end().await;
             drop(log);
         }
     }

@@ -59,5 +59,5 @@ async fn with_flags(network: &NetworkArgs, method: &str, url: &str) -> Result<An
         return Ok(Answer::Explained { allowed: false, lines });
     };
     let guard = egress.guard().map_err(CliError::io("read this host's addresses"))?;
-    network::explain(&guard, &egress.rules, method, url).await.map_err(CliError::during("explain"))
+    network::explain(&guard, method, url).await.map_err(CliError::during("explain"))
 }

@@ -10,12 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use matchlock_model::one_line;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{account::Account, limits, page::Refusal, server::Lease};
+use super::{account::Account, headers, limits, page::Refusal, server::Lease};
 use crate::{
     gateway::End,
     rules::{BodyRewriter, TooLarge},
@@ -231,14 +231,9 @@ impl Relayed {
 
     fn look_through_trailers(&self, trailers: &mut HeaderMap) -> Result<(), BodyError> {
         let Some(exchange) = &self.exchange else { return Ok(()) };
-        for value in trailers.values_mut() {
-            let changed = match self.way {
-                Way::ToServer => exchange.header(value.as_bytes())?,
-                Way::ToGuest => exchange.scrub(value.as_bytes()),
-            };
-            if let Some(changed) = changed {
-                *value = sensitive(&changed);
-            }
+        match self.way {
+            Way::ToServer => headers::put_into(trailers, exchange)?,
+            Way::ToGuest => headers::take_out_of(trailers, exchange),
         }
         Ok(())
     }
@@ -340,11 +335,4 @@ impl Drop for Relayed {
             lease.give_back();
         }
     }
-}
-
-/// A value that was changed for a secret's sake. It has the bytes of a header's value, or of a secret's, and no control characters.
-pub(super) fn sensitive(value: &[u8]) -> HeaderValue {
-    let mut value = HeaderValue::from_bytes(value).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
 }

@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 use super::{
     Connection,
     account::Account,
-    body::{Relayed, sensitive},
-    head, limits,
+    body::Relayed,
+    head, headers, limits,
     page::Refusal,
     server::Lease,
     websocket,
@@ -255,17 +255,14 @@ fn put_in(parts: &mut request::Parts, exchange: &Exchange) -> Result<(), Refusal
         )));
     }
     let blocked = |misdirected: Misdirected| Refusal::forbidden(End::Blocked(misdirected.to_string()));
-    exchange.path(parts.uri.path().as_bytes()).map_err(blocked)?;
+    exchange.unreplaced("a path", parts.uri.path().as_bytes()).map_err(blocked)?;
+    exchange.unreplaced("a method", parts.method.as_str().as_bytes()).map_err(blocked)?;
     if let Some(query) = parts.uri.query()
         && let Some(changed) = exchange.query(query.as_bytes()).map_err(blocked)?
     {
         parts.uri = with_query(&parts.uri, &changed)?;
     }
-    for value in parts.headers.values_mut() {
-        if let Some(changed) = exchange.header(value.as_bytes()).map_err(blocked)? {
-            *value = sensitive(&changed);
-        }
-    }
+    headers::put_into(&mut parts.headers, exchange).map_err(blocked)?;
     if exchange.is_scrubbed() {
         readable::ask_for(&mut parts.headers);
         parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -294,9 +291,5 @@ fn take_out(response: &mut response::Parts, exchange: &Exchange) {
     if exchange.is_scrubbed() {
         response.extensions.remove::<ReasonPhrase>();
     }
-    for value in response.headers.values_mut() {
-        if let Some(changed) = exchange.scrub(value.as_bytes()) {
-            *value = sensitive(&changed);
-        }
-    }
+    headers::take_out_of(&mut response.headers, exchange);
 }

@@ -40,6 +40,7 @@ mod body;
 mod carry;
 mod frames;
 mod head;
+mod headers;
 mod hello;
 mod limits;
 mod page;

@@ -81,14 +81,18 @@ impl Exchange {
         if self.mentions(query) { whole(self.patterns(Secret::percent_encoded), query) } else { Ok(None) }
     }
 
-    /// The path of the request, where nothing is replaced: servers write paths into their logs.
+    /// A text of the request where nothing is replaced, in whatever case, and what people call this place: a path, which servers write
+    /// into their logs, or a name.
     ///
     /// # Errors
     /// If it has a placeholder.
-    pub fn path(&self, path: &[u8]) -> Result<(), Misdirected> {
+    pub fn unreplaced(&self, place: &'static str, text: &[u8]) -> Result<(), Misdirected> {
         let others = self.others.iter().map(|(secret, misdirected)| (secret, misdirected.clone()));
-        let bound = self.bound.iter().map(|Bound { secret, .. }| (secret, Misdirected::Path(secret.name.clone())));
-        let found = others.chain(bound).find(|(secret, _)| has(path, secret.placeholder.as_bytes()));
+        let bound = self.bound.iter().map(|Bound { secret, .. }| secret);
+        let bound = bound.map(|secret| (secret, Misdirected::Unreplaced(place, secret.name.clone())));
+        let has =
+            |placeholder: &[u8]| text.windows(placeholder.len()).any(|part| part.eq_ignore_ascii_case(placeholder));
+        let found = others.chain(bound).find(|(secret, _)| has(secret.placeholder.as_bytes()));
         found.map_or(Ok(()), |(_, misdirected)| Err(misdirected))
     }
 

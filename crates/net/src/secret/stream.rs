@@ -32,9 +32,9 @@ pub enum Misdirected {
     /// To its host, but where the network can read it.
     #[error("secret placeholder sent without TLS ({0})")]
     WithoutTls(String),
-    /// To its host, but within a path.
-    #[error("secret placeholder sent in a path, where it is not replaced ({0})")]
-    Path(String),
+    /// To its host, but where no value is put: the first says where.
+    #[error("secret placeholder sent in {0}, where it is not replaced ({1})")]
+    Unreplaced(&'static str, String),
 }
 
 /// One stream's replacements. The leftmost match counts, and of those the longest.

@@ -63,7 +63,7 @@ fn placeholders_become_values_for_their_host_only() {
         let exchange = towards(host, verified);
         assert_eq!(said(exchange.header(bearer.as_bytes())), refused, "{host}");
         assert_eq!(said(exchange.query(format!("a={KEY}").as_bytes())), refused);
-        assert_eq!(exchange.path(format!("/{KEY}/").as_bytes()).unwrap_err().to_string(), refused);
+        assert_eq!(exchange.unreplaced("a path", format!("/{KEY}/").as_bytes()).unwrap_err().to_string(), refused);
         let basic = format!("basic {}", STANDARD.encode(format!("me:{KEY}")));
         assert_eq!(said(exchange.header(basic.as_bytes())), refused);
     }
@@ -82,9 +82,9 @@ fn credentials_and_queries_have_their_own_spelling() {
         }
     }
     assert_eq!(said(exchange.query(format!("a=b&k={KEY}#").as_bytes())), "a=b&k=s3cr3t%2F%2B%C3%A9#");
-    let path = exchange.path(format!("/{KEY}").as_bytes()).unwrap_err();
+    let path = exchange.unreplaced("a path", format!("/{KEY}").as_bytes()).unwrap_err();
     assert_eq!(path.to_string(), "secret placeholder sent in a path, where it is not replaced (KEY)");
-    assert_eq!((exchange.path(b"/KEY"), exchange.used()), (Ok(()), vec!["KEY".to_owned()]));
+    assert_eq!((exchange.unreplaced("a path", b"/KEY"), exchange.used()), (Ok(()), vec!["KEY".to_owned()]));
     assert!(exchange.body().is_none_or(|body| streamed(body, &[KEY.as_bytes()]) == Ok(KEY.into())));
 }
 

@@ -6,7 +6,6 @@ use matchlock_model::one_line;
 use matchlock_net::{
     guard::Guard,
     policy::{Mode, NotIntercepting, Target},
-    rules::Rules,
     secret::{Current, Value},
 };
 use tokio::{
@@ -19,12 +18,11 @@ use tokio::{
 use super::{Answer, CLIENT_DEADLINE, MAX_CLIENTS, Request, line};
 use crate::{network::explain, socket};
 
-/// What can be changed, and asked about.
+/// What can be changed, and asked about. By default nothing, as where there is no network.
+#[derive(Default)]
 pub struct Control {
     /// The sandbox's policy; `None` where it has no network.
     pub guard: Option<Guard>,
-    /// Its rules about requests.
-    pub rules: Rules,
     /// What is put in on the way.
     pub secrets: Current,
 }
@@ -77,7 +75,7 @@ impl Control {
             Request::SecretSet { name, value } => self.rotate(&name, value),
             Request::Explain { url, method } => match &self.guard {
                 None => Err("the sandbox has no network: nothing is allowed".to_owned()),
-                Some(guard) => explain(guard, &self.rules, &method, &url).await.map_err(|error| one_line(&error)),
+                Some(guard) => explain(guard, &method, &url).await.map_err(|error| one_line(&error)),
             },
         };
         answer.unwrap_or_else(Answer::Failed)

@@ -1,11 +1,7 @@
 //! `matchlock policy explain`, for a sandbox that runs and for one that might.
 
 use http::Method;
-use matchlock_net::{
-    guard::Guard,
-    policy::Outcome,
-    rules::{self, Rules},
-};
+use matchlock_net::{guard::Guard, policy::Outcome, rules};
 use thiserror::Error;
 
 use crate::control::Answer;
@@ -25,9 +21,9 @@ pub enum ExplainError {
 ///
 /// # Errors
 /// If the text is no destination, or the method none.
-pub async fn explain(guard: &Guard, rules: &Rules, method: &str, text: &str) -> Result<Answer, ExplainError> {
+pub async fn explain(guard: &Guard, method: &str, text: &str) -> Result<Answer, ExplainError> {
     let method: Method = method.parse().map_err(|_| ExplainError::Method(method.to_owned()))?;
     let resolved = guard.addresses(text).await.map_err(rules::ExplainError::from)?;
-    let explained = rules::explain(&guard.policy(), rules, &method, text, &resolved)?;
+    let explained = rules::explain(&guard.policy(), guard.rules(), &method, text, &resolved)?;
     Ok(Answer::Explained { allowed: explained.outcome == Outcome::Allowed, lines: explained.lines() })
 }

@@ -2,7 +2,7 @@
 //!
 //! Called by `launch`. Invariant: nothing is carried that the [`Guard`] of this sandbox has not allowed.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use matchlock_model::Network;
 use matchlock_net::{
@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{Egress, cable::Ends};
-use crate::control::{self, Control, Service};
+use crate::control::Control;
 
 /// What the authority is called in the certificates that people look at.
 const AUTHORITY: &str = "Matchlock sandbox";
@@ -42,8 +42,6 @@ pub enum GatewayError {
     Tls(#[from] rustls::Error),
     #[error("start the gateway")]
     Start(#[source] std::io::Error),
-    #[error("listen on control.sock")]
-    Control(#[source] std::io::Error),
 }
 
 /// What is to be carried, before there is anything to carry it.
@@ -89,13 +87,12 @@ impl Prospect {
         self.trust.as_ref().map(|trust| told(&trust.authority))
     }
 
-    /// Carry what comes, and be there for changes, until the outcome is dropped. `events` hears of all of it.
+    /// Carry what comes, until the gateway is ended or dropped; the other is what can be changed of it. `events` hears of all of it.
     pub(crate) async fn serve(
         self,
         (doors, holder): Ends,
         events: Arc<dyn Fn(Event) + Send + Sync>,
-        control_socket: &Path,
-    ) -> Result<AtWork, GatewayError> {
+    ) -> Result<(Gateway, Control), GatewayError> {
         let Self { guard, secrets, addressing, trust } = self;
         let mut inspector: Option<Arc<dyn Inspector>> = None;
         if let Some(Trust { authority, roots }) = trust {
@@ -114,9 +111,7 @@ impl Prospect {
             addressing,
         };
         let gateway = Gateway::start(doors, holder, settings).map_err(GatewayError::Start)?;
-        let rules = guard.rules().clone();
-        let control = control::serve(control_socket, Control { guard: Some(guard), rules, secrets });
-        Ok(AtWork { gateway, _control: control.map_err(GatewayError::Control)? })
+        Ok((gateway, Control { guard: Some(guard), secrets }))
     }
 }
 
@@ -125,20 +120,6 @@ impl Trust {
         let authority = Authority::new(AUTHORITY)?;
         // Some hundred files, or one that is long: read while the machine is brought up.
         Ok(Self { authority, roots: tokio::task::spawn_blocking(roots) })
-    }
-}
-
-/// A network at work. It ends when this is dropped.
-#[derive(Debug)]
-pub(crate) struct AtWork {
-    gateway: Gateway,
-    _control: Service,
-}
-
-impl AtWork {
-    /// End it, and have whoever hears events told before of what was under way.
-    pub(crate) async fn end(self) {
-        self.gateway.end().await;
     }
 }
 

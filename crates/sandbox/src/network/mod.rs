@@ -31,5 +31,5 @@ pub use self::{
 };
 pub(crate) use self::{
     cable::{Cabling, guests_end, lay},
-    gateway::{AtWork, Prospect},
+    gateway::Prospect,
 };

@@ -102,11 +102,18 @@ fn misdirected() {
             format!("GET / HTTP/1.1\r\nHost: web.x.com\r\nAuthorization: bAsIc {basic}\r\n\r\n"),
             format!("GET /?a={PLACEHOLDER} HTTP/1.1\r\nHost: web.x.com\r\n\r\n"),
             format!("GET /{PLACEHOLDER}/ HTTP/1.1\r\nHost: web.x.com\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: web.x.com\r\n{PLACEHOLDER}: y\r\n\r\n"),
         ] {
             refused(talk(&it, "web.x.com"), request, elsewhere);
         }
-        let path = "secret placeholder sent in a path, where it is not replaced (BODY)";
-        refused(talk(&it, "web.x.com"), format!("GET /{BODY} HTTP/1.1\r\nHost: web.x.com\r\n\r\n"), path);
+        for (place, request) in [
+            ("a path", format!("GET /{BODY} HTTP/1.1\r\nHost: web.x.com\r\n\r\n")),
+            ("a method", format!("{BODY} / HTTP/1.1\r\nHost: web.x.com\r\n\r\n")),
+            ("the name of a header", format!("GET / HTTP/1.1\r\nHost: web.x.com\r\nX-{BODY}: y\r\n\r\n")),
+        ] {
+            let why = format!("secret placeholder sent in {place}, where it is not replaced (BODY)");
+            refused(talk(&it, "web.x.com"), request, &why);
+        }
         let trace = "TRACE would have the server send back what is secret";
         refused(talk(&it, "web.x.com"), "TRACE / HTTP/1.1\r\nHost: web.x.com\r\n\r\n".to_owned(), trace);
         let clear = "secret placeholder sent without TLS (KEY)";

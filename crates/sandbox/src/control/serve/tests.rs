@@ -1,7 +1,6 @@
 //! Conversations with a real guard behind a real socket.
 
 use matchlock_model::{Network, SecretSpec};
-use matchlock_net::secret::Secrets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -13,10 +12,9 @@ async fn told(network: Network, lines: &[&str]) -> String {
     let path = home.path().join("control.sock");
     let values = [("KEY".to_owned(), Value::new(b"hunter1".to_vec()).unwrap())];
     let egress = Egress::of(&network, &values.into()).unwrap();
-    let rules = egress.as_ref().map(|egress| egress.rules.clone()).unwrap_or_default();
     let secrets = Current::new(egress.as_ref().map(|egress| egress.secrets.clone()).unwrap_or_default());
     let guard = egress.map(|egress| egress.guard().unwrap());
-    let _service = serve(&path, Control { guard, rules, secrets: secrets.clone() }).unwrap();
+    let _service = serve(&path, Control { guard, secrets: secrets.clone() }).unwrap();
     let mut told = Vec::new();
     for line in lines {
         let mut stream = UnixStream::from_std(socket::connect(&path).unwrap()).unwrap();
@@ -112,8 +110,7 @@ const END_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
 async fn whoever_is_being_served_when_it_ends_is_hung_up_on() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("control.sock");
-    let control = Control { guard: None, rules: Rules::default(), secrets: Current::new(Secrets::default()) };
-    let service = serve(&path, control).unwrap();
+    let service = serve(&path, Control::default()).unwrap();
     let connect = || UnixStream::from_std(socket::connect(&path).unwrap()).unwrap();
     let (mut slow, mut quick) = (connect(), connect());
     slow.write_all(b"{\"secret_set\":").await.unwrap();
