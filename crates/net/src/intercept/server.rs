@@ -317,3 +317,28 @@ fn spare(request: &Request<Box<Relayed>>) -> Option<Request<Box<Relayed>>> {
 fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, Vec<http1::SendRequest<Box<Relayed>>>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tasks::Tasks, *};
+
+    fn server(tasks: &Tasks) -> Arc<Server> {
+        Server::new("192.0.2.1:80".parse().unwrap(), None, true, tasks.spawner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_ever_for_its_turn() {
+        let server = server(&Tasks::default());
+        *server.spoken.lock().await = Spoken::Http1;
+        let _others = server.permits.acquire_many(u32::try_from(limits::SERVER_CONNECTIONS).unwrap()).await.unwrap();
+        let why = server.lease().await.err().unwrap();
+        assert_eq!(why, "all connections to 192.0.2.1:80 are taken by other requests");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_for_a_server_that_does_not_read() {
+        let (ours, _theirs) = tokio::io::duplex(1);
+        let why = server(&Tasks::default()).speak(ours, true).await.err().unwrap();
+        assert_eq!(why, "no HTTP with 192.0.2.1:80: it does not take the beginning");
+    }
+}

@@ -75,11 +75,28 @@ impl AsRef<[u8]> for Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::{
+        convert::Infallible,
+        pin::pin,
+        task::{Context, Poll},
+    };
 
     use http_body_util::Full;
+    use hyper::body::Frame;
 
     use super::*;
+
+    /// A body of which nothing comes.
+    struct Silent;
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
 
     #[tokio::test]
     async fn what_grows_takes_more_room_while_there_is_some_and_gives_it_back() {
@@ -93,6 +110,14 @@ mod tests {
         let others = room.take((limits::WHOLE_BODIES - 9) as u64).unwrap();
         assert!(matches!(fill().await, Err(Unwhole::Grown)));
         drop((whole, others));
+        assert_eq!(room.0.available_permits(), limits::WHOLE_BODIES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_which_nothing_comes_gives_its_room_back() {
+        let room = Room::new();
+        let filled = room.take(5).unwrap().fill(&room, pin!(Silent)).await;
+        assert!(matches!(filled, Err(Unwhole::Silent)));
         assert_eq!(room.0.available_permits(), limits::WHOLE_BODIES);
     }
 }
