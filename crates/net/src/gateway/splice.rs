@@ -35,7 +35,8 @@ pub(super) fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<Passed> {
     let count = splice(from, None, &pipe.to, None, LENGTH, flags)?;
     if count == 0 {
         PIPE.set(Some(pipe));
-        return Ok(Passed::End);
+        // The end, or what is next to urgent data and has the end behind it: reading tells.
+        return Err(Errno::WOULDBLOCK.into());
     }
     let mut left = count;
     while left > 0 {

@@ -126,28 +126,30 @@ fn slow_reader() {
     server.join().unwrap();
 }
 
-/// In the midst of much that is carried at once. The urgent byte itself is not carried.
+/// In the midst of much that is carried at once, and just before the end. The urgent byte itself is not carried.
 fn urgent() {
     let sandbox = sandbox::open();
     let content = pattern(10_000_000);
     let listener = TcpListener::bind(at(SERVER4, 80)).unwrap();
-    let sent = content.clone();
-    let server = thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let (before, after) = sent.split_at(sent.len() / 2);
-        stream.write_all(before).unwrap();
-        rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB).unwrap();
-        stream.write_all(after).unwrap();
-    });
-    let received = sandbox.guest.run(|| {
-        let mut stream = TcpStream::connect(at(SERVER4, 80)).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received).unwrap();
-        received
-    });
-    server.join().unwrap();
-    assert!(received == content, "{} bytes", received.len());
+    for after in [content.len() / 2, 1] {
+        let received = thread::scope(|scope| {
+            let _server = scope.spawn(|| {
+                let mut stream = listener.accept().unwrap().0;
+                let (before, after) = content.split_at(content.len() - after);
+                stream.write_all(before).unwrap();
+                rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB).unwrap();
+                stream.write_all(after).unwrap();
+            });
+            sandbox.guest.run(|| {
+                let mut stream = TcpStream::connect(at(SERVER4, 80)).unwrap();
+                stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                let mut received = Vec::new();
+                stream.read_to_end(&mut received).unwrap();
+                received
+            })
+        });
+        assert!(received == content, "{} bytes, with {after} after it", received.len());
+    }
 }
 
 fn mtu() {
