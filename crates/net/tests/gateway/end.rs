@@ -9,6 +9,7 @@ use std::{
 };
 
 use matchlock_net::namespace;
+use matchlock_testkit::tool;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, geteuid, pidfd_open},
@@ -90,9 +91,9 @@ fn killed() {
     supervisor.wait().unwrap();
     wait_for_end(holder);
     assert_eq!(processes_in(&namespace), [""; 0]);
-    let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+    let tables = tool("nft", "nftables").unwrap().args(["list", "tables"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&tables.stdout), "", "on the host");
-    let links = Command::new("ip").args(["-o", "link"]).output().unwrap();
+    let links = tool("ip", "iproute2").unwrap().args(["-o", "link"]).output().unwrap();
     assert!(!String::from_utf8_lossy(&links.stdout).contains("fc-"), "on the host");
 }
 

@@ -4,10 +4,11 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use matchlock_net::namespace::{self, HolderCommand, HostLink};
+use matchlock_testkit::{run, tool};
 use rustix::{
     process::{Pid, Signal, kill_process},
     thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities, set_capabilities_secure_bits},
@@ -38,17 +39,14 @@ pub(crate) fn hold(rights: CapabilitySet) -> ExitCode {
 
 /// All that there is of links, rules and routes beside what every host has.
 fn traces() -> String {
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let ip = |arguments: &[&str]| run(tool("ip", "iproute2").unwrap().args(arguments)).unwrap();
     let all = [
-        said("ip", &["-o", "link"]),
-        said("ip", &["rule"]),
-        said("ip", &["-6", "rule"]),
-        said("ip", &["route", "show", "table", "all"]),
-        said("ip", &["-6", "route", "show", "table", "all"]),
-        said("nft", &["list", "ruleset"]),
+        ip(&["-o", "link"]),
+        ip(&["rule"]),
+        ip(&["-6", "rule"]),
+        ip(&["route", "show", "table", "all"]),
+        ip(&["-6", "route", "show", "table", "all"]),
+        run(tool("nft", "nftables").unwrap().args(["list", "ruleset"])).unwrap(),
     ];
     all.concat()
 }

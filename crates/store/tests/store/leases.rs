@@ -1,9 +1,8 @@
 //! Links among the host's own: leased, bounded, and taken away with what belongs to them.
 
-use std::process::Command;
-
 use matchlock_netlink::{HostLink, Netlink, Nft};
 use matchlock_store::{LeasedLink, Reconciled, SandboxStore, StoreError};
+use matchlock_testkit::{run, tool};
 use rusqlite::Connection;
 
 use crate::support::{another_process, dead, home, id, register, register_for, told_home};
@@ -40,14 +39,14 @@ fn the_lowest_free_number_is_leased_and_there_are_254() {
     assert_eq!(row("vm-000000ff").0, 7);
 }
 
+fn ip(arguments: &[&str]) -> String {
+    run(tool("ip", "iproute2").unwrap().args(arguments)).unwrap()
+}
+
 /// All that concerns links in this network namespace.
 fn traces() -> String {
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let routes = said("ip", &["route", "show", "table", "all"]);
-    [said("ip", &["-o", "link"]), said("ip", &["rule"]), routes, said("nft", &["list", "ruleset"])].concat()
+    let rules = run(tool("nft", "nftables").unwrap().args(["list", "ruleset"])).unwrap();
+    [ip(&["-o", "link"]), ip(&["rule"]), ip(&["route", "show", "table", "all"]), rules].concat()
 }
 
 #[test]
@@ -57,13 +56,12 @@ fn a_link_is_removed_with_its_rules_routes_and_lease() {
         // In a network that concerns nobody else.
         let (home, _) = home();
         let test = another_process(name, home.path());
-        let mut alone = Command::new("unshare");
+        let mut alone = tool("unshare", "util-linux").unwrap();
         alone.args(if rustix::process::geteuid().is_root() { "-n" } else { "-rn" }.split(' '));
         alone.arg(test.get_program()).args(test.get_args()).env("TEST_HOME", home.path());
         assert!(alone.status().unwrap().success());
         return;
     };
-    let ip = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
     ip(&["link", "set", "lo", "up"]);
     let clean = traces();
     let mut store = SandboxStore::open(&layout).unwrap();
