@@ -4,6 +4,7 @@
 //! hyper's buffers, and the kernel's, are not ours.
 
 use std::{
+    future::{Pending, pending},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -13,7 +14,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use matchlock_model::one_line;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Timeout, timeout},
+};
 
 use super::{account::Account, headers, limits, page::Refusal, server::Lease};
 use crate::{
@@ -33,6 +37,8 @@ pub(super) struct Relayed {
     edits: Option<BodyRewriter>,
     /// Looked through, with the trailers, if there are secrets.
     rewrite: Option<Replacer>,
+    /// Until it keeps nothing back any longer, if nothing follows.
+    pause: Option<Pin<Box<Timeout<Pending<()>>>>>,
     exchange: Option<Arc<Exchange>>,
     /// Those that come after what is left of the rewritten body.
     trailers: Option<HeaderMap>,
@@ -116,6 +122,7 @@ impl Relayed {
             left: None,
             edits: None,
             rewrite: None,
+            pause: None,
             exchange: None,
             trailers: None,
             held: None,
@@ -147,7 +154,7 @@ impl Relayed {
     pub(super) fn hold(&mut self, wanted: oneshot::Receiver<()>) {
         self.held = Some(Box::pin(async move {
             if matches!(timeout(limits::CONTINUE_DEADLINE, wanted).await, Ok(Err(_))) {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         }));
     }
@@ -201,6 +208,19 @@ impl Relayed {
             (Some(account), Way::ToGuest) => account.moved_to_guest(length as u64),
             (None, _) => {}
         }
+    }
+
+    /// What was kept back, after a pause in which nothing has followed.
+    fn let_go(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        let Some(rewrite) = self.rewrite.as_mut().filter(|rewrite| rewrite.keeps_blindly()) else {
+            return Poll::Pending;
+        };
+        let pause = self.pause.get_or_insert_with(|| Box::pin(timeout(limits::PAUSE_DEADLINE, pending())));
+        let _elapsed = ready!(pause.as_mut().poll(cx));
+        self.pause = None;
+        let data = Bytes::copy_from_slice(&rewrite.finish()?);
+        self.count(data.len());
+        Poll::Ready(Ok(data))
     }
 
     /// The rest of a rewritten body, which has ended.
@@ -261,8 +281,12 @@ impl Relayed {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                Source::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
+                Source::Stream(body) => match Pin::new(body).poll_frame(cx) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => return self.let_go(cx).map(|data| Some(data.map(Frame::data))),
+                },
             };
+            self.pause = None;
             let data = match frame.transpose()?.map(Frame::into_data) {
                 None => self.rest()?,
                 Some(Ok(piece)) => self.data(piece)?,

@@ -203,7 +203,11 @@ impl Carried<'_> {
         parts.version = Version::default();
         head::strip(&mut parts.headers);
         let mut body = Relayed::to_guest(body, self.account, lease, wants);
-        let scrubber = if body.is_nothing() { None } else { exchange.scrubber() };
+        let scrubber = match body.is_nothing() {
+            true => None,
+            false if head::has_lengths(&parts.headers) => exchange.masker(),
+            false => exchange.scrubber(),
+        };
         if scrubber.is_some() {
             // Before rules change what headers say.
             can_be_looked_through(&parts)?;

@@ -45,6 +45,13 @@ impl Frames {
         }
         Ok(out)
     }
+
+    /// What there is of a frame that breaks off.
+    pub(super) fn finish(&mut self) -> Result<Zeroizing<Vec<u8>>, Misdirected> {
+        let mut out = Zeroizing::new(std::mem::take(&mut self.header));
+        out.extend_from_slice(&self.masker.finish()?);
+        Ok(out)
+    }
 }
 
 /// The length of the payload, once the header is whole.
@@ -99,6 +106,8 @@ mod tests {
         let whole = frame(b"ends like the value");
         assert_eq!(**frames().feed(&whole).unwrap(), whole);
         let huge = [0x82, 127, 0, 0, 0, 1, 0, 0, 0, 0, b'v', b'x'];
-        assert_eq!(**frames().feed(&huge).unwrap(), huge);
+        let mut frames = frames();
+        assert_eq!(**frames.feed(&huge).unwrap(), huge[..10]);
+        assert_eq!(**frames.finish().unwrap(), huge[10..]);
     }
 }

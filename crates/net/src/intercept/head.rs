@@ -3,7 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{
-        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+        UPGRADE,
     },
     request::Parts,
     uri::Authority,
@@ -68,6 +69,12 @@ pub(super) fn is_framed_plainly(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let plain = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
     plain && codings.next().is_none()
+}
+
+/// Whether a body has lengths of parts within it, such as gRPC's messages: it must not become longer or shorter.
+pub(super) fn has_lengths(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase()).unwrap_or_default();
+    [&b"application/grpc"[..], b"application/connect+"].iter().any(|messages| kind.starts_with(messages))
 }
 
 /// Whether a request or a response is for a WebSocket and nothing else: whatever else a connection can become, HTTP/2 first of

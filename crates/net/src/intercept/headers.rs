@@ -15,8 +15,12 @@ pub(super) fn put_into(headers: &mut HeaderMap, exchange: &Exchange) -> Result<(
     Ok(())
 }
 
-/// Of a response: placeholders in place of values.
+/// Of a response: placeholders in place of values. What has one in its name is not passed on.
 pub(super) fn take_out_of(headers: &mut HeaderMap, exchange: &Exchange) {
+    let telling: Vec<_> = headers.keys().filter(|name| exchange.tells(name.as_str().as_bytes())).cloned().collect();
+    for name in telling {
+        headers.remove(name);
+    }
     for value in headers.values_mut() {
         if let Some(changed) = exchange.scrub(value.as_bytes()) {
             *value = sensitive(&changed);

@@ -19,6 +19,9 @@ pub(super) const PIECE_DEADLINE: Duration = Duration::from_mins(1);
 pub(super) const TURN_DEADLINE: Duration = Duration::from_mins(5);
 /// Until a connection to a server is free for the next request, when the last response has been read. Then a new one is made.
 pub(super) const REUSE_DEADLINE: Duration = Duration::from_secs(1);
+/// Until what is kept back of a response, which could be the beginning of a secret's value, is passed on though nothing follows. A segment
+/// that is lost comes within it, also when it is lost again.
+pub(super) const PAUSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Until a server has said that it wants a body (RFC 9110, section 10.1.1). Then it is sent all the same.
 pub(super) const CONTINUE_DEADLINE: Duration = Duration::from_secs(3);
 

@@ -60,7 +60,10 @@ async fn one_way(
         };
         match &mut frames {
             None => to.write_all(&buffer[..count]).await?,
-            Some(frames) => to.write_all(&frames.feed(&buffer[..count]).map_err(io::Error::other)?).await?,
+            Some(frames) => {
+                let passed = if count == 0 { frames.finish() } else { frames.feed(&buffer[..count]) };
+                to.write_all(&passed.map_err(io::Error::other)?).await?;
+            }
         }
         to.flush().await?;
         moved(count as u64);

@@ -13,8 +13,8 @@ use base64::{
 use zeroize::Zeroizing;
 
 use super::{
-    Misdirected, Replacer, SCRUBBED_FROM, Secret,
-    stream::{Found, Pattern, whole},
+    Misdirected, Replacer, SCRUBBED_FROM, Secret, Value,
+    stream::{Found, Keep, Pattern, whole},
 };
 use crate::percent;
 
@@ -90,9 +90,7 @@ impl Exchange {
         let others = self.others.iter().map(|(secret, misdirected)| (secret, misdirected.clone()));
         let bound = self.bound.iter().map(|Bound { secret, .. }| secret);
         let bound = bound.map(|secret| (secret, Misdirected::Unreplaced(place, secret.name.clone())));
-        let has =
-            |placeholder: &[u8]| text.windows(placeholder.len()).any(|part| part.eq_ignore_ascii_case(placeholder));
-        let found = others.chain(bound).find(|(secret, _)| has(secret.placeholder.as_bytes()));
+        let found = others.chain(bound).find(|(secret, _)| has_in_any_case(text, secret.placeholder.as_bytes()));
         found.map_or(Ok(()), |(_, misdirected)| Err(misdirected))
     }
 
@@ -102,7 +100,8 @@ impl Exchange {
         let replaced = self.bound.iter().filter(|bound| bound.secret.options.body);
         let replaced = replaced.map(|bound| bound.replaced(Secret::as_it_is));
         let refused = self.others.iter().filter(|(secret, _)| secret.options.body).map(refused);
-        Replacer::new(replaced.chain(refused).collect())
+        // The guest knows the placeholders.
+        Replacer::new(replaced.chain(refused).collect(), Keep::Likely)
     }
 
     /// Whether the response can have values in it: then it is to be asked for without compression.
@@ -114,7 +113,7 @@ impl Exchange {
     /// The response's body without values; `None` if it is passed on as it comes.
     #[must_use]
     pub fn scrubber(&self) -> Option<Replacer> {
-        Replacer::new(self.scrubbed())
+        Replacer::new(self.scrubbed(), Keep::Blind)
     }
 
     /// As [`Exchange::scrubber`], for what has lengths within it: a value becomes as many asterisks.
@@ -124,7 +123,7 @@ impl Exchange {
             let asterisks = Zeroizing::new(vec![b'*'; find.len()]);
             Pattern { find, found: Found::Replace(asterisks, Arc::default()) }
         });
-        Replacer::new(masked.collect())
+        Replacer::new(masked.collect(), Keep::Blind)
     }
 
     /// The value of a header or a trailer of the response, without values of secrets; `None` if it stays as it is.
@@ -137,6 +136,12 @@ impl Exchange {
         }
         // Nothing is refused of a response.
         whole(self.scrubbed(), value).ok().flatten()
+    }
+
+    /// Whether a text of the response where nothing can be replaced, in whatever case, has a value of a secret: the name of a header.
+    #[must_use]
+    pub fn tells(&self, text: &[u8]) -> bool {
+        self.spellings().iter().any(|(_, spelling)| has_in_any_case(text, spelling))
     }
 
     /// Whether a placeholder is there at all, before anything is copied.
@@ -162,9 +167,10 @@ impl Exchange {
     /// Values in all spellings that they are sent in.
     fn spellings(&self) -> &[(usize, Zeroizing<Vec<u8>>)] {
         self.spellings.get_or_init(|| {
-            let all = self.bound.iter().map(|bound| &bound.secret).enumerate();
-            let long = all.filter(|(_, secret)| secret.value.0.len() >= SCRUBBED_FROM);
-            let spelled = long.flat_map(|(at, secret)| secret.spellings().map(move |spelling| (at, spelling)));
+            let all = self.bound.iter().enumerate();
+            let values = all.flat_map(|(at, bound)| bound.secret.values().map(move |value| (at, value)));
+            let long = values.filter(|(_, value)| value.0.len() >= SCRUBBED_FROM);
+            let spelled = long.flat_map(|(at, value)| value.spellings().map(move |spelling| (at, spelling)));
             spelled.collect()
         })
     }
@@ -182,9 +188,15 @@ impl Secret {
         self.value.bytes()
     }
 
+    fn percent_encoded(&self) -> Zeroizing<Vec<u8>> {
+        self.value.percent_encoded()
+    }
+}
+
+impl Value {
     /// As it is, as in a query, and as within the credentials of `Basic`.
     fn spellings(&self) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
-        let (plain, encoded) = (self.as_it_is(), self.percent_encoded());
+        let (plain, encoded) = (self.bytes(), self.percent_encoded());
         let encoded = (plain != encoded).then_some(encoded);
         [Some(plain), encoded].into_iter().flatten().chain((0..3).map(|before| self.within_base64(before)))
     }
@@ -192,9 +204,9 @@ impl Secret {
     /// What is the same in the base64 of every text in which so many bytes, or three more each time, stand before the value: the digits
     /// that have bits of the value and of nothing else (RFC 4648, section 4).
     fn within_base64(&self, before: usize) -> Zeroizing<Vec<u8>> {
-        let mut text = Zeroizing::new(Vec::with_capacity(before + self.value.0.len()));
+        let mut text = Zeroizing::new(Vec::with_capacity(before + self.0.len()));
         text.resize(before, 0);
-        text.extend_from_slice(&self.value.0);
+        text.extend_from_slice(&self.0);
         let digits = Zeroizing::new(BASE64.encode(&*text));
         let (first, end) = ((before * 8).div_ceil(6), text.len() * 8 / 6);
         Zeroizing::new(digits.as_bytes()[first..end].to_vec())
@@ -202,8 +214,8 @@ impl Secret {
 
     fn percent_encoded(&self) -> Zeroizing<Vec<u8>> {
         // Three times is the most, so that it is never moved.
-        let mut encoded = Zeroizing::new(Vec::with_capacity(self.value.0.len() * 3));
-        for &byte in self.value.0.iter() {
+        let mut encoded = Zeroizing::new(Vec::with_capacity(self.0.len() * 3));
+        for &byte in self.0.iter() {
             if percent::is_unreserved(byte) {
                 encoded.push(byte);
             } else {
@@ -220,6 +232,10 @@ fn refused((secret, misdirected): &(Secret, Misdirected)) -> Pattern {
 
 fn has(text: &[u8], placeholder: &[u8]) -> bool {
     text.windows(placeholder.len()).any(|window| window == placeholder)
+}
+
+fn has_in_any_case(text: &[u8], other: &[u8]) -> bool {
+    text.windows(other.len()).any(|part| part.eq_ignore_ascii_case(other))
 }
 
 /// The decoded credentials of `Basic`.

@@ -30,6 +30,9 @@ pub const MAX_LENGTH: usize = 16 * 1024;
 /// Values below are not looked for in responses, which have such texts by accident.
 pub const SCRUBBED_FROM: usize = 6;
 
+/// Values that a secret had before, which are still looked for in responses.
+pub const MAX_FORMER: usize = 8;
+
 /// What a placeholder begins with that was not chosen by the user; 32 hexadecimal digits follow.
 pub const PLACEHOLDER_PREFIX: &str = "SANDBOX_SECRET_";
 
@@ -42,6 +45,8 @@ pub struct Value(Arc<Zeroizing<Vec<u8>>>);
 pub struct Secret {
     name: String,
     value: Value,
+    /// What it was before, the latest last: servers may know them still.
+    former: Vec<Value>,
     placeholder: String,
     /// Nowhere, if empty.
     hosts: Vec<HostPattern>,
@@ -129,7 +134,7 @@ impl Secret {
         if !fits || !placeholder.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(SecretError::Placeholder);
         }
-        Ok(Self { name, value, placeholder, hosts, options })
+        Ok(Self { name, value, former: Vec::new(), placeholder, hosts, options })
     }
 
     /// What people call it.
@@ -142,6 +147,11 @@ impl Secret {
     #[must_use]
     pub fn placeholder(&self) -> &str {
         &self.placeholder
+    }
+
+    /// All that it is and was.
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        self.former.iter().chain([&self.value])
     }
 
     fn is_for(&self, host: &Host) -> bool {
@@ -169,11 +179,16 @@ impl Secrets {
         Ok(Self(secrets))
     }
 
-    /// With another value for one of them; `None` if there is none of this name.
+    /// With another value for one of them; `None` if there is none of this name. What it was is still kept from coming back.
     #[must_use]
     pub fn rotated(&self, name: &str, value: Value) -> Option<Self> {
         let mut secrets = self.clone();
-        secrets.0.iter_mut().find(|secret| secret.name == name)?.value = value;
+        let secret = secrets.0.iter_mut().find(|secret| secret.name == name)?;
+        secret.former.retain(|former| former.0 != value.0);
+        if secret.former.len() == MAX_FORMER {
+            secret.former.remove(0);
+        }
+        secret.former.push(std::mem::replace(&mut secret.value, value));
         Some(secrets)
     }
 

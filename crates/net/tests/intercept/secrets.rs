@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use matchlock_net::{
     policy::Host,
-    secret::{Exchange, Options, Replacer, Secret, SecretError, Secrets, Value},
+    secret::{Exchange, MAX_FORMER, Options, Replacer, Secret, SecretError, Secrets, Value},
 };
 use proptest::prelude::*;
 
@@ -136,16 +136,35 @@ fn responses_do_not_tell_credentials_that_have_values() {
 fn an_event_is_not_kept_back() {
     let mut scrubber = towards("api.x.com", true).scrubber().unwrap();
     assert_eq!(**scrubber.feed(b"data: 1\n\n").unwrap(), *b"data: 1\n\n");
-    assert_eq!(**scrubber.feed(b"data: s3").unwrap(), *b"data: ");
-    assert_eq!(**scrubber.feed(b"x").unwrap(), *b"s3x");
+    assert!(!scrubber.keeps_blindly());
+    assert_eq!(**scrubber.feed(b"data: s3").unwrap(), *b"");
+    assert!(scrubber.keeps_blindly());
+    assert_eq!(**scrubber.finish().unwrap(), *b"data: s3");
+    assert_eq!(**scrubber.feed(b"c\nr").unwrap(), *b"c\n");
+}
+
+#[test]
+fn a_value_does_not_come_back_in_a_name() {
+    let exchange = Secrets::new(vec![secret("A", "Va-lue", None, "x.com", Options::default())]).ok().unwrap();
+    let exchange = exchange.towards(&"x.com".parse().unwrap(), true);
+    assert!(exchange.tells(b"x-va-lue") && exchange.tells(b"va-lue") && !exchange.tells(b"x-va-lu"));
 }
 
 #[test]
 fn a_rotated_value_counts_from_the_next_exchange_on() {
-    let rotated = secrets().rotated("KEY", Value::new(b"rotated".into()).ok().unwrap()).unwrap();
     let host = "api.x.com".parse().unwrap();
-    assert_eq!(said(rotated.towards(&host, true).header(KEY.as_bytes())), "rotated");
-    assert!(rotated.rotated("NONE", Value::new(b"x".into()).ok().unwrap()).is_none());
+    let value = |number: usize| Value::new(format!("rotated-{number}").into()).ok().unwrap();
+    let mut rotated = secrets();
+    for number in 0..=MAX_FORMER {
+        rotated = rotated.rotated("KEY", value(number)).unwrap();
+        let exchange = rotated.towards(&host, true);
+        assert_eq!(said(exchange.header(KEY.as_bytes())), format!("rotated-{number}"));
+        // A server may say still what it was.
+        let scrubbed = exchange.scrub("s3cr3t/+é rotated-0".as_bytes()).unwrap();
+        let first = if number < MAX_FORMER { KEY } else { "s3cr3t/+é" };
+        assert_eq!(**scrubbed, *format!("{first} {KEY}").as_bytes(), "{number}");
+    }
+    assert!(rotated.rotated("NONE", value(0)).is_none());
 }
 
 #[test]
@@ -208,5 +227,21 @@ proptest! {
         let back: Vec<_> = sent.chunks(3).collect();
         let back = String::from_utf8(streamed(exchange.scrubber().unwrap(), &back).unwrap()).unwrap();
         prop_assert!(!back.contains("first-value") && !back.contains("aabaab-second"));
+    }
+
+    /// Whoever gets a response, which may have words of theirs in it, does not see from what is kept back how a value begins.
+    #[test]
+    fn what_is_kept_back_goes_by_lengths(
+        pieces in proptest::collection::vec("(s3cr3t/|czNjcjN0L|s|x|%2|\n){0,6}", 0..12),
+    ) {
+        let exchange = towards("api.x.com", true);
+        for (mut one, mut other) in
+            [(exchange.scrubber(), exchange.scrubber()), (exchange.masker(), exchange.masker())].map(|(one, other)| (one.unwrap(), other.unwrap()))
+        {
+            for piece in &pieces {
+                let blank = piece.replace(|letter: char| letter != '\n', ".");
+                prop_assert_eq!(one.feed(piece.as_bytes()).unwrap().len(), other.feed(blank.as_bytes()).unwrap().len());
+            }
+        }
     }
 }

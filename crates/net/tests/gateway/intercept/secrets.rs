@@ -13,6 +13,9 @@ pub(crate) const STORIES: &[Story] = &[
     ("intercept_secrets_are_put_in_on_the_way_to_their_host", put_in),
     ("intercept_placeholders_go_nowhere_else", misdirected),
     ("intercept_values_do_not_come_back", taken_out),
+    ("intercept_names_of_headers_with_values_do_not_come_back", named),
+    ("intercept_messages_stay_as_long_as_they_are", messages),
+    ("intercept_what_is_kept_back_comes_after_a_pause", pause),
     ("intercept_a_response_that_cannot_be_looked_through_is_kept_back", compressed),
     ("intercept_a_guest_cannot_cut_responses_so_that_values_are_not_found", ranges),
     ("intercept_a_body_is_replaced_where_that_was_asked_for", bodies),
@@ -135,6 +138,56 @@ fn taken_out() {
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         let body = talk.until("\r\n0\r\n\r\n");
         assert!(body.contains(&format!("X-Key: {PLACEHOLDER}\r\n")) && !body.contains("the-value"), "{body}");
+    });
+}
+
+/// A server for `web.x.com` that answers like this.
+fn answering(it: &Intercepted, answer: &'static str) -> Talk {
+    serve_tls(at(SERVER4, 443), &it.internet, "web.x.com", move |mut talk| {
+        talk.head();
+        talk.say(answer);
+    });
+    let mut talk = it.sandbox.guest.run(|| talk(it, "web.x.com"));
+    talk.say("GET / HTTP/1.1\r\nHost: web.x.com\r\n\r\n");
+    talk
+}
+
+fn named() {
+    let it = with_secrets();
+    let mut talk = answering(
+        &it,
+        "HTTP/1.1 200 OK\r\nX-Other-Value: 1\r\nX-Else: 2\r\nTransfer-Encoding: chunked\r\n\r\n\
+         1\r\nx\r\n0\r\nOther-Value: 3\r\n\r\n",
+    );
+    let head = talk.head();
+    assert!(head.contains("X-Else: 2\r\n") && !head.to_lowercase().contains("other-value"), "{head}");
+    assert_eq!(talk.until("0\r\n\r\n"), "1\r\nx\r\n0\r\n\r\n");
+}
+
+fn messages() {
+    let it = with_secrets();
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\nContent-Length: 20\r\n\r\n\0\0\0\0\u{f}a other-value b";
+    let response = answering(&it, answer).message();
+    assert!(response.ends_with("7\r\n\0\0\0\0\u{f}a \r\nD\r\n*********** b\r\n0\r\n\r\n"), "{response}");
+}
+
+fn pause() {
+    let it = with_secrets();
+    let (tell, heard) = telling();
+    serve_tls(at(SERVER4, 443), &it.internet, "api.x.com", move |mut talk| {
+        talk.head();
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nthe-\r\n");
+        // The guest goes on when it has got that, and nothing was behind it.
+        heard.next();
+        talk.say("9\r\nvalue?\nno\r\n0\r\n\r\n");
+    });
+    it.sandbox.guest.run(|| {
+        let mut talk = talk(&it, "api.x.com");
+        talk.say("GET / HTTP/1.1\r\nHost: api.x.com\r\n\r\n");
+        talk.head();
+        assert_eq!(talk.until("-\r\n"), "4\r\nthe-\r\n");
+        tell.send(()).unwrap();
+        assert_eq!(talk.until("\r\n0\r\n\r\n"), "7\r\nvalue?\n\r\n2\r\nno\r\n0\r\n\r\n");
     });
 }
 
