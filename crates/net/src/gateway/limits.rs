@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// TCP connections, where the process may have descriptors for so many ([`connections`]). Further ones wait in the listener's
 /// backlog.
-const CONNECTIONS: usize = 4096;
+const CONNECTIONS: usize = 2048;
 /// Flows of datagrams, with the same proviso ([`flows`]). The datagrams of further ones are dropped.
 const FLOWS: usize = 1024;
 /// Datagrams of a flow that wait for its sockets.

@@ -43,6 +43,9 @@ pub(super) const WHOLE_BODIES: usize = 64 * 1024 * 1024;
 /// Of a path, in an event.
 pub(super) const MAX_TOLD_PATH: usize = 2048;
 
+/// Connections with HTTP/2 of a sandbox: each may take up some megabytes, ten times as much as one with HTTP/1.1, which further ones are
+/// served with.
+pub const HTTP2_CONNECTIONS: usize = 128;
 /// Requests at once on a connection (HTTP/2).
 pub(super) const STREAMS: u32 = 128;
 /// What a guest may send of a body before it is taken by the server, and of all bodies of a connection (HTTP/2).

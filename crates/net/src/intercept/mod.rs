@@ -61,9 +61,12 @@ use std::{
 
 use matchlock_model::one_line;
 use rustls::RootCertStore;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub use self::authority::{Authority, AuthorityError, CACHED_LEAVES};
+pub use self::{
+    authority::{Authority, AuthorityError, CACHED_LEAVES},
+    limits::HTTP2_CONNECTIONS,
+};
 use self::{hello::Spoken, server::Server, stream::GuestStream, tasks::Tasks, tls::Tls, whole::Room};
 use crate::{
     gateway::{ClientAddr, Counted, End, Event, Inspected, Inspection, Inspector, OrigDst, dial::prepare},
@@ -99,6 +102,8 @@ struct Shared {
     events: Arc<dyn Fn(Event) + Send + Sync>,
     /// For bodies that are kept.
     room: Room,
+    /// To be held by those with HTTP/2.
+    http2: Arc<Semaphore>,
 }
 
 /// One of the guest's, from when it is clear that it is HTTP.
@@ -111,6 +116,8 @@ struct Connection {
     /// Whom its TLS is with, if it has TLS.
     front: Option<Name>,
     server: Arc<Server>,
+    /// That it is HTTP/2.
+    http2: Option<OwnedSemaphorePermit>,
     /// What it goes on with after HTTP.
     then: Mutex<Option<oneshot::Sender<Then>>>,
     /// Kept until its last request is told of.
@@ -128,7 +135,8 @@ impl Interceptor {
         let Settings { guard, secrets, authority, roots, events } = settings;
         let rules = guard.rules().clone();
         let tls = Arc::new(Tls::new(authority, &roots)?);
-        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events, room: Room::new() })))
+        let http2 = Arc::new(Semaphore::new(HTTP2_CONNECTIONS));
+        Ok(Self(Arc::new(Shared { guard, rules, secrets, tls, events, room: Room::new(), http2 })))
     }
 }
 
@@ -143,18 +151,19 @@ async fn inspect(shared: Arc<Shared>, inspection: Inspection) -> io::Result<End>
     let Inspection { guest, opening, client, destination, names, counted } = inspection;
     prepare(&guest)?;
     let mut guest = GuestStream::new(guest, opening, Arc::clone(&counted));
-    let http2 = match hello::spoken(&mut guest).await? {
+    let permit = match hello::spoken(&mut guest).await? {
         None => return Ok(End::Done),
         Some(Spoken::Tls) => return inspect_tls(shared, guest, (client, destination), names, counted).await,
-        Some(Spoken::Http1) => false,
-        Some(Spoken::Http2) => true,
+        Some(Spoken::Http1) => None,
+        Some(Spoken::Http2) => Some(shared.http2().ok_or_else(|| io::Error::other("too much HTTP/2 at once"))?),
     };
     let tasks = Tasks::default();
-    let server = Server::new(destination.get(), None, http2, tasks.spawner());
+    let server = Server::new(destination.get(), None, permit.is_some(), tasks.spawner());
     let (then, what) = oneshot::channel();
-    let then = Mutex::new(Some(then));
-    let connection = Connection { shared, client, destination, names, front: None, server, then, _counted: counted };
-    Ok(serve::serve(guest, http2, connection, what, &tasks).await)
+    let (front, then) = (None, Mutex::new(Some(then)));
+    let connection =
+        Connection { shared, client, destination, names, front, server, http2: permit, then, _counted: counted };
+    Ok(serve::serve(guest, connection, what, &tasks).await)
 }
 
 async fn inspect_tls(
@@ -198,17 +207,26 @@ async fn inspect_tls(
     }
     let tasks = Tasks::default();
     let secure = Some((Arc::clone(&shared.tls), name.clone()));
-    let server = Server::new(destination.get(), secure, hello.http2, tasks.spawner());
+    let permit = if hello.http2 { shared.http2() } else { None };
+    let server = Server::new(destination.get(), secure, permit.is_some(), tasks.spawner());
     server.connect_ahead();
-    let guest = Box::pin(shared.tls.accept(guest, &name, asked)).await.map(Box::new).map_err(|e| {
-        let flag = "a client that trusts only its own authorities needs --tls-passthrough";
-        io::Error::new(e.kind(), format!("the guest breaks off TLS with {name}: {e} ({flag} {name})"))
-    })?;
-    let http2 = tls::is_http2(guest.get_ref().1.alpn_protocol());
+    let guest =
+        Box::pin(shared.tls.accept(guest, &name, asked, permit.is_some())).await.map(Box::new).map_err(|e| {
+            let flag = "a client that trusts only its own authorities needs --tls-passthrough";
+            io::Error::new(e.kind(), format!("the guest breaks off TLS with {name}: {e} ({flag} {name})"))
+        })?;
+    let http2 = permit.filter(|_| tls::is_http2(guest.get_ref().1.alpn_protocol()));
     let (then, what) = oneshot::channel();
     let (front, then) = (Some(name), Mutex::new(Some(then)));
-    let connection = Connection { shared, client, destination, names, front, server, then, _counted: counted };
-    Ok(serve::serve(guest, http2, connection, what, &tasks).await)
+    let connection = Connection { shared, client, destination, names, front, server, http2, then, _counted: counted };
+    Ok(serve::serve(guest, connection, what, &tasks).await)
+}
+
+impl Shared {
+    /// Whoever holds it may speak HTTP/2.
+    fn http2(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.http2).try_acquire_owned().ok()
+    }
 }
 
 impl Connection {

@@ -17,17 +17,12 @@ use super::{Connection, Then, carry::carry, limits, tasks::Tasks};
 use crate::gateway::End;
 
 /// Serve a connection to its end.
-pub(super) async fn serve<S>(
-    guest: S,
-    http2: bool,
-    connection: Connection,
-    mut then: oneshot::Receiver<Then>,
-    tasks: &Tasks,
-) -> End
+pub(super) async fn serve<S>(guest: S, connection: Connection, mut then: oneshot::Receiver<Then>, tasks: &Tasks) -> End
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let io = TokioIo::new(guest);
+    let http2 = connection.http2.is_some();
     let connection = Arc::new(connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);

@@ -21,10 +21,14 @@ const HTTP1: &[u8] = b"http/1.1";
 /// Made once for all connections, so that sessions can be resumed.
 pub(super) struct Tls {
     authority: Arc<Authority>,
-    guest: Arc<ServerConfig>,
-    /// Towards servers for guests that speak HTTP/2, too, and for those that do not.
-    any: Arc<ClientConfig>,
-    http1: Arc<ClientConfig>,
+    /// For those that may speak HTTP/2, too, and for those that may not.
+    guests: Either<ServerConfig>,
+    servers: Either<ClientConfig>,
+}
+
+struct Either<C> {
+    any: Arc<C>,
+    http1: Arc<C>,
 }
 
 /// Who is found by the name in the hello. Asked only for names that policy has allowed.
@@ -41,12 +45,15 @@ impl Tls {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(resolver);
-        guest.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         guest.ticketer = ring::Ticketer::new()?;
         guest.send_tls13_tickets = 1;
+        let (mut any, mut http1) = (guest.clone(), guest);
+        any.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        http1.alpn_protocols = vec![HTTP1.to_vec()];
+        let guests = Either { any: Arc::new(any), http1: Arc::new(http1) };
         let any = towards_servers(&provider, roots, &[HTTP2, HTTP1])?;
         let http1 = towards_servers(&provider, roots, &[HTTP1])?;
-        Ok(Self { authority, guest: Arc::new(guest), any, http1 })
+        Ok(Self { authority, guests, servers: Either { any, http1 } })
     }
 
     /// The handshake with a guest that has asked for this name, or for none and means it.
@@ -55,8 +62,9 @@ impl Tls {
         guest: GuestStream,
         name: &Name,
         asked: bool,
+        http2: bool,
     ) -> io::Result<server::TlsStream<GuestStream>> {
-        let mut config = Arc::clone(&self.guest);
+        let mut config = Arc::clone(self.guests.which(http2));
         if !asked {
             let leaf = self.authority.leaf(&Host::Name(name.clone())).map_err(io::Error::other)?;
             let mut own = ServerConfig::clone(&config);
@@ -73,8 +81,14 @@ impl Tls {
         name: ServerName<'static>,
         http2: bool,
     ) -> io::Result<client::TlsStream<TcpStream>> {
-        let config = if http2 { &self.any } else { &self.http1 };
-        within(limits::HANDSHAKE_DEADLINE, TlsConnector::from(Arc::clone(config)).connect(name, server)).await
+        let config = Arc::clone(self.servers.which(http2));
+        within(limits::HANDSHAKE_DEADLINE, TlsConnector::from(config).connect(name, server)).await
+    }
+}
+
+impl<C> Either<C> {
+    fn which(&self, http2: bool) -> &Arc<C> {
+        if http2 { &self.any } else { &self.http1 }
     }
 }
 

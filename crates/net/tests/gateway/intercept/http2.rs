@@ -17,21 +17,22 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use matchlock_net::intercept::Authority;
+use matchlock_net::intercept::{Authority, HTTP2_CONNECTIONS};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use super::{
     Intercepted, Story, allowing,
     talk::{Talk, client_config, serve_tls, server_config, telling},
 };
-use crate::world::{SERVER4, at};
+use crate::world::{DEADLINE, SERVER4, at};
 
 pub(crate) const STORIES: &[Story] = &[
     ("intercept_http2_goes_from_end_to_end_with_trailers_and_many_at_once", end_to_end),
     ("intercept_http2_is_translated_for_servers_that_do_not_speak_it", translated),
     ("intercept_a_request_over_http2_is_for_whom_its_tls_is_with", fronting),
+    ("intercept_there_is_only_so_much_http2_at_once", crowded),
     ("intercept_http2_without_tls_is_carried_if_both_ends_know", prior_knowledge),
 ];
 
@@ -86,11 +87,16 @@ fn serve_http2(address: SocketAddr, name: Option<(&Authority, &str)>) {
 
 /// In the guest: an HTTP/2 connection with `api.x.com`.
 async fn connect(it: &Intercepted) -> SendRequest<Body> {
-    let tcp = TcpStream::connect(at(SERVER4, 443)).await.unwrap();
-    let connector = TlsConnector::from(client_config(&it.authority, &[b"h2", b"http/1.1"]));
-    let tls = connector.connect(ServerName::try_from("api.x.com").unwrap(), tcp).await.unwrap();
+    let tls = secure(it).await;
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     speak(TokioIo::new(tls)).await
+}
+
+/// One that may become HTTP/2.
+async fn secure(it: &Intercepted) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(at(SERVER4, 443)).await.unwrap();
+    let connector = TlsConnector::from(client_config(&it.authority, &[b"h2", b"http/1.1"]));
+    connector.connect(ServerName::try_from("api.x.com").unwrap(), tcp).await.unwrap()
 }
 
 async fn speak<I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static>(io: I) -> SendRequest<Body> {
@@ -212,6 +218,34 @@ fn fronting() {
                     assert_eq!(said(&response, "x-host"), "None");
                 }
             }
+        });
+    });
+}
+
+fn crowded() {
+    let it = allowing("api.x.com");
+    serve_http2(at(SERVER4, 443), Some((&it.internet, "api.x.com")));
+    serve_http2(at(SERVER4, 80), None);
+    it.sandbox.guest.run(|| {
+        on_runtime(async {
+            let spoken = async || {
+                let tls = secure(&it).await;
+                (tls.get_ref().1.alpn_protocol().unwrap() == b"h2", tls)
+            };
+            let mut all = Vec::new();
+            for _ in 0..HTTP2_CONNECTIONS {
+                let (http2, tls) = spoken().await;
+                assert!(http2, "{} there are", all.len());
+                all.push(tls);
+            }
+            assert!(!spoken().await.0);
+            // One that takes no other answer gets none.
+            let tcp = TcpStream::connect(at(SERVER4, 80)).await.unwrap();
+            let mut clear = speak(TokioIo::new(tcp)).await;
+            assert!(clear.send_request(request("http://api.x.com/", full(""))).await.is_err());
+            drop(all.pop());
+            let again = async { while !spoken().await.0 {} };
+            tokio::time::timeout(DEADLINE, again).await.unwrap();
         });
     });
 }
