@@ -1,12 +1,15 @@
 //! What a sandbox may reach is said once, changed while it runs, and seen afterwards; secrets are nowhere but where they belong. All of
 //! it without an internet: a name that is not allowed is answered here.
 
-use std::{fs, sync::mpsc, time::Duration};
+use std::{fs, io::ErrorKind, sync::mpsc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use matchlock_testkit::Home;
 use matchlock_tests::{BUSYBOX, Sandbox, busybox, query, sandbox_folder};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::geteuid,
+};
 
 const VALUE: &str = "hunter2-the-value";
 
@@ -170,10 +173,17 @@ fn a_secret_is_shown_no_longer_while_a_file_is_waited_for() -> Result<()> {
     std::thread::spawn(move || opened.send(fs::File::options().write(true).open(fifo)));
     let file = reading.recv_timeout(DEADLINE).context("the file of secrets is not read")??;
     let shown = |what: &str| fs::read(format!("/proc/{}/{what}", waiting.pid()));
-    let (words, variables) = (shown("cmdline")?, shown("environ")?);
-    let seen = [&words, &variables].map(|shown| String::from_utf8_lossy(shown).replace('\0', " "));
-    ensure!(contains(&words, "--secret-file") && contains(&variables, "VARIABLE="), "{seen:?}");
-    ensure!(!contains(&words, VALUE) && !contains(&variables, VALUE), "{seen:?}");
+    let words = shown("cmdline")?;
+    let seen = String::from_utf8_lossy(&words).replace('\0', " ");
+    ensure!(contains(&words, "--secret-file") && !contains(&words, VALUE), "{seen}");
+    match shown("environ") {
+        Ok(variables) => {
+            let seen = String::from_utf8_lossy(&variables).replace('\0', " ");
+            ensure!(contains(&variables, "VARIABLE=") && !contains(&variables, VALUE), "{seen}");
+        }
+        // The variables of a process whose memory is private are root's to see.
+        Err(e) => ensure!(e.kind() == ErrorKind::PermissionDenied && !geteuid().is_root(), "{e}"),
+    }
     leaves_no_core(&waiting.pid().to_string())?;
     drop(file);
     let end = waiting.wait()?.exits_with(1)?;
