@@ -92,6 +92,10 @@ fn everything_works_without_root_and_users_do_not_meet() -> Result<()> {
     let id = ["run", "--image", BUSYBOX, "--secret", "KEY=hunter2@x.test", "--", "id", "-u"];
     ensure!(alice.says(&id)? == "0\n", "root in the guest, and only there");
 
+    // Of memory that its supervisor shows to root only.
+    let measured = alice.says(&["bench", "start", "--runs", "1", "--json"])?;
+    ensure!(measured.contains("\"idle_sandbox\""), "{measured}");
+
     let hers = alice.starts_one()?;
     let his = bob.starts_one()?;
     ensure!(alice.says(&["exec", &hers, "--", "echo", "hers"])? == "hers\n");

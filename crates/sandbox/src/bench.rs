@@ -24,7 +24,8 @@ impl<T: Ord + Copy> Samples<T> {
 }
 
 /// Bytes of memory that the processes `pids` and those that they have started take up, each page that is shared counted in
-/// proportion (`Pss` of `proc_pid_smaps(5)`).
+/// proportion (`Pss` of `proc_pid_smaps(5)`). Of a process that keeps its memory private, which shows its maps to root only, the pages
+/// count that are no file's (`proc_pid_status(5)`).
 ///
 /// # Errors
 /// `/proc` cannot be read, or a process is gone.
@@ -38,7 +39,7 @@ pub fn memory_of(pids: &[u32]) -> io::Result<u64> {
         family.extend(more);
         next += 1;
     }
-    family.into_iter().map(proportional_size).sum()
+    family.into_iter().map(size).sum()
 }
 
 /// Every process with its parent.
@@ -53,12 +54,25 @@ fn parent_in(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-fn proportional_size(pid: u32) -> io::Result<u64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
+fn size(pid: u32) -> io::Result<u64> {
+    match sum_in(pid, "smaps_rollup", &["Pss"]) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => sum_in(pid, "status", &["RssAnon", "RssShmem"]),
+        size => size,
+    }
+}
+
+/// Some of the quantities that a process has in a file, together.
+fn sum_in(pid: u32, file: &str, names: &[&str]) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
-    let kib: Option<u64> = line.and_then(|number| number.trim().parse().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: no Pss")))
+    let lacks = |name| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: no {name}"));
+    names.iter().map(|name| quantity(&text, name).ok_or_else(|| lacks(name))).sum()
+}
+
+/// Bytes, in a line such as `Pss:    1234 kB`.
+fn quantity(text: &str, name: &str) -> Option<u64> {
+    let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.strip_suffix(" kB"))?;
+    number.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -78,6 +92,17 @@ mod tests {
     fn a_name_does_not_hide_the_parent() {
         assert_eq!(parent_in("12 (a) R 3 (b) S 7 12 12 0 -1"), Some(7));
         assert_eq!(parent_in("12 (cat"), None);
+    }
+
+    #[test]
+    fn quantities_are_found_by_their_whole_name() {
+        let text = "Pss_Anon:   9 kB\nPss:    12 kB\nRssAnon:\t     340 kB\nThreads:\t1\n";
+        assert_eq!(
+            ["Pss", "RssAnon", "Threads", "Rss"].map(|name| quantity(text, name)),
+            [Some(12 << 10), Some(340 << 10), None, None]
+        );
+        let own = sum_in(std::process::id(), "status", &["RssAnon", "RssShmem"]).unwrap();
+        assert!((1..memory_of(&[std::process::id()]).unwrap() * 2).contains(&own));
     }
 
     #[test]
