@@ -10,8 +10,6 @@ use http::{
     uri::Authority,
 };
 
-use matchlock_model::printable;
-
 use super::page::Refusal;
 use crate::{MAX_TOLD, policy::Host};
 
@@ -54,7 +52,9 @@ pub(super) fn host(request: &Parts, port: u16) -> Result<(Host, Authority), Refu
 
 fn parse(text: &[u8], port: u16) -> Result<Host, Refusal> {
     let refused = |why: String| {
-        Refusal::malformed(format!("its host {:?} {why}", printable(&String::from_utf8_lossy(text), MAX_TOLD)))
+        // Quoted, with what cannot be seen as escapes: that may be all that is wrong with it.
+        let told: String = String::from_utf8_lossy(text).chars().take(MAX_TOLD).collect();
+        Refusal::malformed(format!("its host {told:?} {why}"))
     };
     let text = str::from_utf8(text).map_err(|_| refused("is not a host".to_owned()))?;
     let (host, own) = Host::with_port(text).map_err(|e| refused(format!("is not a host: {e}")))?;
@@ -162,6 +162,22 @@ mod tests {
         ] {
             assert!(host(target, headers).is_err(), "{target} {headers:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_host_is_seen_where_it_cannot_be() {
+        let mut request = parts("/", &[]);
+        let host_is = |request: &mut Parts, text: &[u8]| {
+            request.headers.insert(HOST, HeaderValue::from_bytes(text).unwrap());
+            let refused = host(request, 443).unwrap_err();
+            refused.end.bounded().to_string()
+        };
+        let told = host_is(&mut request, "good\u{200b}.test".as_bytes());
+        assert!(told.starts_with(r#"blocked: its host "good\u{200b}.test" is not a host: "#), "{told}");
+        let told = host_is(&mut request, b"good\t\xe2\x80.test");
+        assert!(told.starts_with("blocked: its host \"good\\t\u{fffd}.test\" is not a host"), "{told}");
+        let told = host_is(&mut request, &[b'x'; 9000]);
+        assert!(told.chars().count() < 2 * MAX_TOLD && told.contains("is not a host: "), "{told}");
     }
 
     #[test]
