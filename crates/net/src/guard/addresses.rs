@@ -1,12 +1,12 @@
 //! The addresses that a name would be resolved to for the guest, for whoever explains: the guest is not told, so what it may
 //! connect to stays as it was.
 
-use std::{io, net::IpAddr};
+use std::io;
 
 use super::Guard;
 use crate::{
     dns::{RecordType, Reply, Transport, Verdict, encoded, judge},
-    policy::{Denied, ExplainError, Host, Name, destination},
+    policy::{Denied, ExplainError, Host, Name, Resolved, destination},
 };
 
 impl Guard {
@@ -15,25 +15,30 @@ impl Guard {
     ///
     /// # Errors
     /// If the text is no destination.
-    pub async fn addresses(&self, text: &str) -> Result<Vec<IpAddr>, ExplainError> {
+    pub async fn addresses(&self, text: &str) -> Result<Resolved, ExplainError> {
         Ok(match destination(text.trim())?.0 {
             Host::Name(name) if self.policy().name(&name).is_allowed() => self.look_up(&name).await,
-            Host::Name(_) | Host::Address(_) => Vec::new(),
+            Host::Name(_) | Host::Address(_) => Ok(Vec::new()),
         })
     }
 
-    /// All addresses of an allowed name, those included that are kept from guests; none if nobody says.
-    async fn look_up(&self, name: &Name) -> Vec<IpAddr> {
+    /// All addresses of an allowed name, those included that are kept from guests; if there are none, why, if nobody says.
+    async fn look_up(&self, name: &Name) -> Resolved {
         let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
-        let replies = [v4, v6].into_iter().flatten();
-        let addresses = replies.flat_map(|Reply { addresses, refused, .. }| {
-            let kept = refused.into_iter().filter_map(|denied| match denied {
-                Denied::Address { address, .. } => Some(address),
-                _ => None,
-            });
-            addresses.into_iter().chain(kept).collect::<Vec<_>>()
-        });
-        addresses.collect()
+        let (mut found, mut failed) = (Vec::new(), None);
+        for records in [v4, v6] {
+            match records {
+                Ok(Reply { addresses, refused, .. }) => {
+                    found.extend(addresses);
+                    found.extend(refused.into_iter().filter_map(|denied| match denied {
+                        Denied::Address { address, .. } => Some(address),
+                        _ => None,
+                    }));
+                }
+                Err(e) => failed = Some(format!("{name} is not resolved: {e}")),
+            }
+        }
+        failed.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
     async fn records(&self, name: &Name, kind: RecordType) -> io::Result<Reply> {

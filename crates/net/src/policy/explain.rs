@@ -50,8 +50,8 @@ pub enum Outcome {
     Allowed,
     /// It would not; why, if the steps do not say it.
     Denied(Option<String>),
-    /// On what is not known here: which addresses the name has.
-    Depends,
+    /// Nothing: the name has no address that is known here; why.
+    Unresolved(String),
 }
 
 impl Explained {
@@ -63,22 +63,25 @@ impl Explained {
             Outcome::Allowed => "answer       allowed".to_owned(),
             Outcome::Denied(None) => "answer       denied".to_owned(),
             Outcome::Denied(Some(why)) => format!("answer       denied: {why}"),
-            Outcome::Depends => "answer       depends on the addresses of the name".to_owned(),
+            Outcome::Unresolved(why) => format!("answer       not known: {why}"),
         });
         steps
     }
 }
+
+/// The addresses of a name, for [`explain`]: all that there are, or why they are not known.
+pub type Resolved = Result<Vec<IpAddr>, String>;
 
 /// The decision about a URL or `host:port` (without one: HTTPS), step by step. `resolved` are the addresses of its name,
 /// which are not asked for here; without them only the name is judged.
 ///
 /// # Errors
 /// If the text is no destination.
-pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Explained, ExplainError> {
+pub fn explain(policy: &Policy, text: &str, resolved: &Resolved) -> Result<Explained, ExplainError> {
     let (host, port) = destination(text)?;
     let mut steps = vec![format!("destination  {host}, TCP port {port}")];
     let (name, addresses) = match &host {
-        Host::Address(address) => (None, vec![*address]),
+        Host::Address(address) => (None, Ok(vec![*address])),
         Host::Name(name) => {
             let decision = match policy.name(name) {
                 Decision::Denied(_) if !WEB_PORTS.contains(&port) => {
@@ -92,20 +95,24 @@ pub fn explain(policy: &Policy, text: &str, resolved: &[IpAddr]) -> Result<Expla
                 return Ok(Explained { steps, outcome });
             }
             let added: Vec<_> = policy.added_addresses(name).collect();
-            (Some(name), if added.is_empty() { resolved.to_vec() } else { added })
+            (Some(name), if added.is_empty() { resolved.clone() } else { Ok(added) })
         }
     };
+    let addresses = match addresses {
+        Ok(addresses) if addresses.is_empty() => Err(format!("no resolver knows an address of {host}")),
+        addresses => addresses,
+    };
     let mut any = false;
-    for address in &addresses {
+    for address in addresses.iter().flatten() {
         let destination = Destination { name, address: *address, port, protocol: Protocol::Tcp };
         let decision = policy.connect(&destination);
         any |= decision.is_allowed();
         steps.push(format!("{:<12} {}", address.to_string(), told(&decision)));
     }
-    let outcome = match (any, addresses.is_empty()) {
-        (true, _) => Outcome::Allowed,
-        (false, false) => Outcome::Denied(None),
-        (false, true) => Outcome::Depends,
+    let outcome = match addresses {
+        Ok(_) if any => Outcome::Allowed,
+        Ok(_) => Outcome::Denied(None),
+        Err(why) => Outcome::Unresolved(why),
     };
     Ok(Explained { steps, outcome })
 }

@@ -33,7 +33,7 @@ pub use change::NotIntercepting;
 pub use class::AddressClass;
 pub use decision::{Allowed, Decision, Denied, Protocol, Rule};
 pub(crate) use explain::destination;
-pub use explain::{ExplainError, Explained, Outcome, explain};
+pub use explain::{ExplainError, Explained, Outcome, Resolved, explain};
 pub use host::{Host, HostError};
 pub use judge::{Destination, Vetted};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};

@@ -1,6 +1,6 @@
 //! `matchlock policy explain` with rules: what would become of one request.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use http::{Method, Request};
 use thiserror::Error;
@@ -9,7 +9,7 @@ use super::{
     Rules,
     rule::{Action, Rule},
 };
-use crate::policy::{self, Explained, Outcome, Policy};
+use crate::policy::{self, Explained, Outcome, Policy, Resolved};
 
 /// What was to be explained is no request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -32,7 +32,7 @@ pub fn explain(
     rules: &Rules,
     method: &Method,
     text: &str,
-    resolved: &[IpAddr],
+    resolved: &Resolved,
 ) -> Result<Explained, ExplainError> {
     let mut explained = policy::explain(policy, text, resolved)?;
     let (host, port) = policy::destination(text)?;

@@ -6,8 +6,7 @@ use matchlock_net::policy::{Policy, explain};
 use crate::{intercept, ip, name, private};
 
 fn told(policy: &Policy, text: &str, resolved: &[&str]) -> String {
-    let resolved: Vec<_> = resolved.iter().map(|text| ip(text)).collect();
-    match explain(policy, text, &resolved) {
+    match explain(policy, text, &Ok(resolved.iter().map(|text| ip(text)).collect())) {
         Ok(explained) => explained.lines().join("\n"),
         Err(error) => error.to_string(),
     }
@@ -33,7 +32,13 @@ fn what_is_allowed_and_what_would_be() {
     assert_snapshot!(told(&policy, "api.x.com", &[]), @"
     destination  api.x.com, TCP port 443
     name         allowed by --allow-host *.x.com
-    answer       depends on the addresses of the name
+    answer       not known: no resolver knows an address of api.x.com
+    ");
+    let failed = Err("api.x.com is not resolved: 192.0.2.53:53: answers SERVFAIL".to_owned());
+    assert_snapshot!(explain(&policy, "api.x.com", &failed).unwrap().lines().join("\n"), @"
+    destination  api.x.com, TCP port 443
+    name         allowed by --allow-host *.x.com
+    answer       not known: api.x.com is not resolved: 192.0.2.53:53: answers SERVFAIL
     ");
     assert_snapshot!(told(&policy, "evil.com:22", &["1.2.3.4"]), @"
     destination  evil.com, TCP port 22

@@ -38,7 +38,7 @@ const POLICY: &str = r#"
 fn told(method: &Method, text: &str, resolved: &[&str]) -> String {
     let file = policy(POLICY);
     let policy = Policy { mode: Mode::Intercept, allowed: file.allowed, ..Policy::default() };
-    let resolved: Vec<_> = resolved.iter().map(|text| text.parse().unwrap()).collect();
+    let resolved = Ok(resolved.iter().map(|text| text.parse().unwrap()).collect());
     match explain(&policy, &file.rules, method, text, &resolved) {
         Ok(explained) => explained.lines().join("\n"),
         Err(error) => error.to_string(),
