@@ -26,7 +26,7 @@ pub struct Learned {
 /// What it asked for, as flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lesson {
-    /// For `--allow-host`: names with their ports; addresses where there was no name.
+    /// For `--allow-host`: names with their ports; addresses where there was no name, or where requests said that no name was meant.
     pub allowed: Vec<String>,
     /// What was not reached although the network was open: the destination and why, and which flag would allow it if one would.
     pub refused: Vec<String>,
@@ -121,7 +121,8 @@ impl Seen {
         }
     }
 
-    /// Which of an address's names was meant is not to be seen: all of them may have been.
+    /// Which of an address's names was meant is not to be seen: all of them may have been. Nor whether the address itself was,
+    /// which an allow-list does not open unless it has to: what goes there is not looked into.
     fn hosts(&self, event: &Event) -> Vec<String> {
         let address = event.destination.get().ip();
         let known = event.allowed.as_ref().and_then(|allowed| allowed.name.as_ref());
@@ -237,6 +238,24 @@ mod tests {
         assert_eq!(learned.lesson().allowed, ["api.x.com"]);
         learned.hear(&connection(Some("web.x.com"), "192.0.2.1:22"));
         assert_eq!(learned.lesson().allowed, ["api.x.com", "api.x.com:22", "web.x.com:22"]);
+    }
+
+    #[test]
+    fn a_request_for_an_address_is_not_for_its_name() {
+        let learned = Learned::default();
+        learned.hear(&answer("good.test", "93.184.216.34"));
+        for (host, to) in [
+            ("good.test", "93.184.216.34:80"),
+            ("93.184.216.34", "93.184.216.34:80"),
+            ("93.184.216.34", "93.184.216.34:8080"),
+        ] {
+            learned.hear(&request(host, to));
+            learned.hear(&connection(Some("good.test"), to));
+        }
+        assert_eq!(learned.lesson().allowed, ["93.184.216.34:80", "93.184.216.34:8080", "good.test"]);
+        // Nobody has seen whom this was for.
+        learned.hear(&connection(Some("good.test"), "93.184.216.34:22"));
+        assert_eq!(learned.lesson().allowed.last().unwrap(), "good.test:22");
     }
 
     #[test]
