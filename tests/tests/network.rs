@@ -88,6 +88,18 @@ fn a_denial_is_told_once_with_the_flag_that_would_allow_it() -> Result<()> {
 }
 
 #[test]
+fn what_is_blocked_is_told_once_with_the_reason() -> Result<()> {
+    let home = busybox()?;
+    let ask = "for n in 1 2; do wget -O- --header \"X-Key: $KEY\" http://good.test/; done; true";
+    let run = ["run", "--image", BUSYBOX, "--secret", "KEY=hunter2@good.test", "--add-host", "good.test:93.184.216.34"];
+    let run = [&run[..], &["--", "sh", "-c", ask]].concat();
+    let errors = home.matchlock(run).run()?.success()?.stderr();
+    let told: Vec<_> = errors.lines().filter(|line| line.starts_with("blocked ")).collect();
+    ensure!(told == ["blocked good.test: secret placeholder sent without TLS (KEY)"], "{errors}");
+    home.assert_nothing_left()
+}
+
+#[test]
 fn what_was_learned_of_a_sandbox_that_connects_to_nothing_it_may() -> Result<()> {
     let home = busybox()?;
     let connect = "nc -w 5 169.254.169.254 80 < /dev/null; true";

@@ -1,4 +1,4 @@
-//! What `run` tells of the sandbox's network: what is denied, as it happens, and what `--learn` has learned, at the end.
+//! What `run` tells of the sandbox's network: what is denied or blocked, as it happens, and what `--learn` has learned, at the end.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::output;
 
 /// See the module. The gateway never waits for it, nor for whoever reads standard error.
 pub(crate) struct Watching {
-    denials: Option<Aside>,
+    refusals: Option<Aside>,
     learned: Option<Arc<Learned>>,
 }
 
@@ -21,9 +21,9 @@ struct Aside {
 }
 
 impl Watching {
-    /// With `aloud` what is denied is told; with `learns`, what was asked for is remembered. On a runtime.
+    /// With `aloud` what is refused is told; with `learns`, what was asked for is remembered. On a runtime.
     pub(crate) fn new(aloud: bool, learns: bool) -> Self {
-        let denials = aloud.then(|| {
+        let refusals = aloud.then(|| {
             // Room for all that there can be.
             let (lines, mut queue) = mpsc::channel::<Option<String>>(MAX_TOLD + 2);
             let written = tokio::task::spawn_blocking(move || {
@@ -33,12 +33,12 @@ impl Watching {
             });
             Aside { lines, written }
         });
-        Self { denials, learned: learns.then(Arc::default) }
+        Self { refusals, learned: learns.then(Arc::default) }
     }
 
     /// What the gateway's events go to.
     pub(crate) fn listener(&self) -> Option<Listener> {
-        let lines = self.denials.as_ref().map(|aside| aside.lines.clone());
+        let lines = self.refusals.as_ref().map(|aside| aside.lines.clone());
         let learned = self.learned.clone();
         if lines.is_none() && learned.is_none() {
             return None;
@@ -56,7 +56,7 @@ impl Watching {
 
     /// Nothing happens any more: wait until all is told, but for a reader that takes nothing.
     pub(crate) async fn finish(self) {
-        if let Some(Aside { lines, written }) = self.denials {
+        if let Some(Aside { lines, written }) = self.refusals {
             let _ = lines.try_send(None);
             ending::last_output(async {
                 let _ = written.await;

@@ -63,6 +63,11 @@ pub(super) fn request(host: &str, to: &str) -> Event {
     event(to, What::Request(Box::new(request)), End::Done)
 }
 
+/// A request that is stopped for something else than whom it is for.
+pub(super) fn blocked(host: &str, why: &str) -> Event {
+    Event { end: End::Blocked(why.to_owned()), ..request(host, "192.0.2.1:80") }
+}
+
 /// One that nothing came of, with the status that was answered all the same.
 pub(super) fn unanswered(host: &str, to: &str, status: Option<u16>) -> Event {
     let mut event = request(host, to);

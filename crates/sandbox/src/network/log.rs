@@ -3,7 +3,7 @@
 //! Written by the supervisor only. What a line has is the gateway's [`Event`] and when it was over; `docs/network.md` shows it.
 //!
 //! ```text
-//! gateway's tasks ─ sink ─ queue, bounded ─ a thread: network.jsonl, and denials into vm.log
+//! gateway's tasks ─ sink ─ queue, bounded ─ a thread: network.jsonl, and refusals into vm.log
 //! ```
 //!
 //! Invariants: the gateway never waits for a disk; what does not fit into the queue is counted, and the count stands in its place; when
@@ -24,7 +24,7 @@ use matchlock_model::printable_json;
 use matchlock_net::gateway::Event;
 use serde::Serialize;
 
-use super::Denials;
+use super::Refusals;
 use crate::log::{BoundedFile, FULL, VmLog};
 
 /// Events that wait for the disk. Further ones are lost, and counted.
@@ -90,7 +90,7 @@ struct Writer {
 }
 
 impl NetworkLog {
-    /// Begin the log at `path`. What was denied is told once in `console`, too.
+    /// Begin the log at `path`. What was denied or blocked is told once in `console`, too.
     ///
     /// # Errors
     /// The file or the thread cannot be made.
@@ -117,10 +117,10 @@ impl NetworkLog {
     /// What a gateway tells its events: they are written here, and `listener` hears of all of it.
     #[must_use]
     pub fn sink(&self, listener: Option<Listener>) -> Arc<dyn Fn(Event) + Send + Sync> {
-        let denials = Denials::default();
+        let refusals = Refusals::default();
         let queue = Arc::clone(&self.queue);
         Arc::new(move |event| {
-            let told = denials.line(&event);
+            let told = refusals.line(&event);
             if let Some(Listener(listener)) = &listener {
                 listener(&event, told.as_deref());
             }

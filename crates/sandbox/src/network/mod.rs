@@ -4,7 +4,6 @@
 //! secrets are in the [`Egress`] and nowhere else: no record, no message to another program and no log has them.
 
 mod cable;
-mod denials;
 mod egress;
 mod environment;
 #[cfg(test)]
@@ -14,13 +13,13 @@ mod gateway;
 mod learned;
 mod log;
 mod memory;
+mod refusals;
 
 pub use matchlock_net::rules::{MAX_FILE as MAX_POLICY_FILE, PolicyFile, PolicyFileError, Rules};
 pub use matchlock_net::secret::{MAX_LENGTH as MAX_SECRET, SecretError, Value as SecretValue, random_placeholder};
 
 pub use self::{
     cable::HOLDER_VERB,
-    denials::{Denials, MAX_TOLD},
     egress::{Egress, NetworkError, SecretValues},
     environment::variables,
     explain::{ExplainError, explain},
@@ -28,6 +27,7 @@ pub use self::{
     learned::{Learned, Lesson, MAX_LEARNED},
     log::{Hear, Listener, NetworkLog},
     memory::keep_memory_private,
+    refusals::{MAX_TOLD, Refusals},
 };
 pub(crate) use self::{
     cable::{Cabling, guests_end, lay},
