@@ -89,11 +89,8 @@ impl Apt {
 
     /// Download the kernel's packages; returns the kernel's release.
     fn download(&self, always_newest: &str) -> io::Result<String> {
-        let text = run(self.command("apt-cache").args(["depends", always_newest]), FETCH_DEADLINE);
-        let release = text.ok().as_deref().and_then(newest_release).ok_or_else(|| {
-            let reason = format!("no package archive that offers {always_newest} can be reached");
-            io::Error::new(io::ErrorKind::NotFound, reason)
-        })?;
+        let depends = run(self.command("apt-cache").args(["depends", always_newest]), FETCH_DEADLINE);
+        let release = release_in(always_newest, depends)?;
         let get = |package: String| run(self.command("apt-get").args(["download", &package]), FETCH_DEADLINE);
         get(format!("linux-image-{release}"))?;
         // Ubuntu keeps modules apart, the rarer ones apart again; Debian has neither package.
@@ -105,6 +102,16 @@ impl Apt {
         }
         Ok(release)
     }
+}
+
+/// The release that a package depends on, by what `apt-cache depends` has said of it.
+fn release_in(package: &str, depends: io::Result<String>) -> io::Result<String> {
+    let none = |why: String| {
+        let reason = format!("no package archive that offers {package} can be reached{why}");
+        io::Error::new(io::ErrorKind::NotFound, reason)
+    };
+    let depends = depends.map_err(|e| none(format!(": {e}")))?;
+    newest_release(&depends).ok_or_else(|| none(String::new()))
 }
 
 /// The release in the first `Depends: linux-image-<release>` of `apt-cache depends`.
@@ -124,6 +131,20 @@ mod tests {
         assert_eq!(metapackage("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n").unwrap(), "linux-image-virtual");
         assert!(metapackage("ID=fedora\n").is_err());
         assert!(metapackage("").is_err());
+    }
+
+    #[test]
+    fn without_a_release_it_is_told_why() {
+        let full = Err(io::Error::other("apt-cache: E: Write error - write (28: No space left on device)"));
+        let told =
+            [full, Ok(String::new())].map(|depends| release_in("linux-image-x", depends).unwrap_err().to_string());
+        assert_eq!(
+            told,
+            [
+                "no package archive that offers linux-image-x can be reached: apt-cache: E: Write error - write (28: No space left on device)",
+                "no package archive that offers linux-image-x can be reached",
+            ]
+        );
     }
 
     #[test]
