@@ -106,6 +106,16 @@ fn archive(image: &ImageSpec, kind: &str, path: &Path) -> Result<()> {
 }
 
 #[test]
+fn an_image_whose_proc_is_a_link_is_refused_in_words() -> Result<()> {
+    let home = Home::new()?;
+    let link = LayerTar::new().symlink("proc", "/nowhere")?.finish()?;
+    import(&home, "linked:1", &ImageSpec::new(vec![busybox_layer()?, link]))?;
+    let refused = home.matchlock(["run", "--image", "linked:1", "--", "true"]).run()?.exits_with(1)?;
+    assert!(complaints(&refused).ends_with("guest: mount /proc on the image's /proc: not a folder\n"), "{refused}");
+    home.assert_nothing_left()
+}
+
+#[test]
 fn a_new_import_under_an_old_name_is_what_runs_next() -> Result<()> {
     let home = Home::new()?;
     for (kind, text) in [("docker-archive", "first"), ("oci-archive", "second")] {

@@ -8,7 +8,7 @@ use std::{
 
 use matchlock_wire::{DiskMount, RootDisks};
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, open},
+    fs::{CWD, FileType, Mode, OFlags, lstat, mkdirat, open},
     io::Errno,
     mount::{FsPickFlags, MountFlags, UnmountFlags, fspick, mount, mount_move, unmount},
     process::{chdir, chroot},
@@ -129,7 +129,7 @@ pub(crate) fn forget_blocks(device: u32) -> Result<(), OsError> {
 /// Move into the assembled root.
 pub(crate) fn enter(watch: &mut Stopwatch) -> Result<(), OsError> {
     for tree in TREES {
-        move_tree(tree).doing(|| format!("move {tree}"))?;
+        move_tree(tree).doing(|| format!("mount {tree} on the image's {tree}"))?;
     }
     change_root().doing(|| "change the root".to_owned())?;
     for (path, mode) in EXPECTED {
@@ -167,15 +167,16 @@ fn device_path(number: u32) -> String {
     }
 }
 
+/// A link of the image's is not followed: it would lead to somewhere in the folder tree from the boot.
 fn move_tree(tree: &str) -> Result<(), Errno> {
     let target = format!("{MERGED}{tree}");
-    mount_move(tree, &target).or_else(|errno| match errno {
-        Errno::NOENT => {
-            mkdirat(CWD, &target, Mode::from_raw_mode(0o755))?;
-            mount_move(tree, &target)
-        }
-        other => Err(other),
-    })
+    match lstat(&target).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Directory) => {}
+        Ok(_) => return Err(Errno::NOTDIR),
+        Err(Errno::NOENT) => mkdirat(CWD, &target, Mode::from_raw_mode(0o755))?,
+        Err(other) => return Err(other),
+    }
+    mount_move(tree, &target)
 }
 
 /// The unpacked tree is the kernel's first root, which `pivot_root` cannot leave: so it is covered instead.
