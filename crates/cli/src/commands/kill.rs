@@ -3,8 +3,8 @@
 use matchlock_model::{ExitStatus, SandboxId};
 use matchlock_sandbox::store::{Reconciled, Report, SandboxStore, StoreError};
 
-use super::{gc, get};
-use crate::{env::Environment, error::CliError, output};
+use super::{each::Each, gc};
+use crate::{env::Environment, error::CliError};
 
 /// Flags of `kill`.
 #[derive(Debug, clap::Args)]
@@ -18,35 +18,31 @@ pub(crate) struct Args {
 
 pub(crate) fn kill(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let mut store = environment.host()?.sandboxes()?;
+    let mut each = Each::new();
     let ids: Vec<SandboxId> = if args.all {
         let sandboxes = store.list().map_err(CliError::during("list VMs"))?;
         sandboxes.into_iter().filter(|sandbox| sandbox.status.may_run()).map(|sandbox| sandbox.id).collect()
     } else if args.ids.is_empty() {
         return Err(CliError::failure("VM ID required (or use --all)"));
     } else {
-        args.ids.iter().map(|id| get::parse(id)).collect::<Result<_, _>>()?
+        each.typed(&args.ids)
     };
-    let mut status = ExitStatus::SUCCESS;
-    // Nobody reading what is printed is no reason to stop half-way.
-    let mut printed = Ok(());
     for id in ids {
         match end(&mut store, &id) {
             Ok(unclean) => {
-                printed = printed.and(output::line(&format!("Killed {id}")));
+                each.done(&format!("Killed {id}"));
                 if let Some(why) = unclean {
-                    output::note(&format!("{id}: {why}"));
-                    status = ExitStatus::Failure;
+                    each.failed(&format!("{id}: {why}"));
                 }
             }
             // It ended by itself meanwhile.
             Err(NotEnded::Over(_)) if args.all => {}
             Err(NotEnded::Over(error) | NotEnded::Failed(error)) => {
-                output::note(&format!("Failed to kill {id}: {error}"));
-                status = ExitStatus::Failure;
+                each.failed(&format!("Failed to kill {id}: {error}"));
             }
         }
     }
-    printed.map(|()| status)
+    each.finish()
 }
 
 /// Why a sandbox was not ended.

@@ -4,6 +4,7 @@ pub(crate) mod allow_list;
 pub(crate) mod bench;
 pub(crate) mod completion;
 pub(crate) mod detach;
+pub(crate) mod each;
 pub(crate) mod ending;
 pub(crate) mod exec;
 pub(crate) mod gc;

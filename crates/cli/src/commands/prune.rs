@@ -3,14 +3,19 @@
 use matchlock_model::ExitStatus;
 use matchlock_sandbox::Swept;
 
-use super::rm::{self, Gone};
+use super::{
+    each::Each,
+    rm::{self, Gone},
+};
 use crate::{env::Environment, error::CliError, output};
 
 pub(crate) fn prune(environment: &Environment) -> Result<ExitStatus, CliError> {
     let host = environment.host()?;
     let mut store = host.sandboxes()?;
     let idle = rm::idle(&mut store)?;
-    let (removed, status) = rm::remove(&mut store, &idle, "Pruned", Gone::Done)?;
+    let mut each = Each::new();
+    let removed = rm::remove(&mut store, &idle, ("Pruned", Gone::Done), &mut each);
+    let status = each.finish()?;
     output::line(&format!("Pruned {removed} VMs"))?;
     let swept = host.sweep_guest_files().map_err(CliError::io("remove what guests do not start from any more"))?;
     match swept {

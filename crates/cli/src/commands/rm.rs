@@ -3,8 +3,8 @@
 use matchlock_model::{ExitStatus, SandboxId};
 use matchlock_sandbox::store::{SandboxStore, Status, StoreError};
 
-use super::{gc, get};
-use crate::{env::Environment, error::CliError, output};
+use super::{each::Each, gc};
+use crate::{env::Environment, error::CliError};
 
 /// Flags of `rm`.
 #[derive(Debug, clap::Args)]
@@ -18,16 +18,17 @@ pub(crate) struct Args {
 
 pub(crate) fn rm(args: &Args, environment: &Environment) -> Result<ExitStatus, CliError> {
     let mut store = environment.host()?.sandboxes()?;
+    let mut each = Each::new();
     let ids = if args.stopped {
         idle(&mut store)?
     } else if args.ids.is_empty() {
         return Err(CliError::failure("VM ID required (or use --stopped)"));
     } else {
-        args.ids.iter().map(|id| get::parse(id)).collect::<Result<_, _>>()?
+        each.typed(&args.ids)
     };
     let gone = if args.stopped { Gone::Done } else { Gone::Unknown };
-    let (_, status) = remove(&mut store, &ids, "Removed", gone)?;
-    Ok(status)
+    remove(&mut store, &ids, ("Removed", gone), &mut each);
+    each.finish()
 }
 
 /// The sandboxes that do not run.
@@ -45,17 +46,14 @@ pub(crate) enum Gone {
     Unknown,
 }
 
-/// Remove sandboxes, one line each; returns how many, and whether none is left of them.
+/// Remove sandboxes; returns how many.
 pub(crate) fn remove(
     store: &mut SandboxStore,
     ids: &[SandboxId],
-    word: &str,
-    gone: Gone,
-) -> Result<(usize, ExitStatus), CliError> {
+    (word, gone): (&str, Gone),
+    each: &mut Each,
+) -> usize {
     let mut removed = 0;
-    let mut status = ExitStatus::SUCCESS;
-    // Nobody reading what is printed is no reason to stop half-way.
-    let mut printed = Ok(());
     for id in ids {
         let result = match store.remove(id) {
             Err(StoreError::NotFound(_)) if gone == Gone::Done => continue,
@@ -64,14 +62,10 @@ pub(crate) fn remove(
         match result.and_then(|released| gc::failures(&released).map_or(Ok(()), Err)) {
             Ok(()) => {
                 removed += 1;
-                printed = printed.and(output::line(&format!("{word} {id}")));
+                each.done(&format!("{word} {id}"));
             }
-            Err(error) => {
-                output::note(&format!("Failed to remove {id}: {error}"));
-                status = ExitStatus::Failure;
-            }
+            Err(error) => each.failed(&format!("Failed to remove {id}: {error}")),
         }
     }
-    printed?;
-    Ok((removed, status))
+    removed
 }
