@@ -19,7 +19,7 @@ pub use exit::ExitStatus;
 pub use id::{IdError, SandboxId};
 pub use interception::{BodyReplacement, Interception, InterceptionRule};
 pub use layout::{CacheLayout, StateLayout, VmLayout};
-pub use one_line::{one_line, printable, printable_json};
+pub use one_line::{one_line, printable, printable_json, printable_lines};
 pub use phase::{Phase, PhaseError};
 pub use process::ProcessIdentity;
 pub use spec::{

@@ -24,13 +24,24 @@ pub fn printable(line: &str, most_chars: usize) -> String {
     line.chars().filter(|c| !c.is_control() && !is_invisible(*c)).take(most_chars).collect()
 }
 
+/// Lines that somebody else may have chosen, with escapes in place of what a terminal would obey. Carriage returns are left out, as in
+/// ends of lines of consoles.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    escaped(text.chars().filter(|c| *c != '\r'), &['\n', '\t'])
+}
+
 /// The same JSON, in which nothing is left that a terminal would obey: it is all written as escapes, for outside of strings there is
 /// none of it in a line.
 #[must_use]
 pub fn printable_json(line: &str) -> String {
-    let mut printable = String::with_capacity(line.len());
-    for c in line.chars() {
-        if c.is_control() || is_invisible(c) {
+    escaped(line.chars(), &[])
+}
+
+fn escaped(chars: impl Iterator<Item = char>, kept: &[char]) -> String {
+    let mut printable = String::new();
+    for c in chars {
+        if (c.is_control() || is_invisible(c)) && !kept.contains(&c) {
             // None of them needs more digits, and a String takes everything.
             let _ = write!(printable, "\\u{:04x}", u32::from(c));
         } else {
@@ -73,6 +84,11 @@ mod tests {
         let foreign = "{\"a\":\"\u{7f}é\u{9b}2J\u{202e}\"}";
         let printable = printable_json(foreign);
         assert_eq!(printable, r#"{"a":"\u007fé\u009b2J\u202e"}"#);
+    }
+
+    #[test]
+    fn foreign_lines_stay_lines_and_move_no_cursor() {
+        assert_eq!(printable_lines("a\tb\r\n\x1b[2Jé\u{9b}\u{202e}\n"), "a\tb\n\\u001b[2Jé\\u009b\\u202e\n");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `matchlock log`.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io::{self, IsTerminal},
+    os::fd::OwnedFd,
+};
 
 use matchlock_model::ExitStatus;
 use matchlock_sandbox::{
@@ -8,7 +11,7 @@ use matchlock_sandbox::{
     store,
 };
 
-use super::{get, network_log::Humanizer};
+use super::{get, harmless::Harmless, network_log::Humanizer};
 use crate::{env::Environment, error::CliError, output, signals::Signals};
 
 /// Flags of `log`.
@@ -31,11 +34,8 @@ pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitSta
     let sandbox = get::find(&args.id, environment)?;
     let layout = environment.host()?.state.vm(&sandbox.id);
     let path = if args.network { layout.network_log() } else { layout.log() };
-    let mut humanizer = (args.network && !args.json).then(Humanizer::default);
-    let show = move |bytes: &[u8]| match &mut humanizer {
-        Some(humanizer) => output::bytes(humanizer.feed(bytes).as_bytes()),
-        None => output::bytes(bytes),
-    };
+    let mut show = Show::of(&args);
+    let show = move |bytes: &[u8]| show.block(bytes);
     let supervisor: Option<OwnedFd> = match &sandbox.owner {
         Some(owner) if args.follow => store::open_process(owner).map_err(CliError::during("read VM log"))?,
         _ => None,
@@ -49,6 +49,33 @@ pub(crate) async fn log(args: Args, environment: &Environment) -> Result<ExitSta
     tokio::select! {
         result = following => read(result.map_err(CliError::during("read VM log"))?),
         signal = signals.next() => Ok(ExitStatus::Interrupted(signal)),
+    }
+}
+
+/// In which form a log is shown.
+enum Show {
+    /// Byte by byte.
+    Raw,
+    Lines(Humanizer),
+    Harmless(Harmless),
+}
+
+impl Show {
+    fn of(args: &Args) -> Self {
+        match args.network {
+            true if args.json => Self::Raw,
+            true => Self::Lines(Humanizer::default()),
+            false if io::stdout().is_terminal() => Self::Harmless(Harmless::default()),
+            false => Self::Raw,
+        }
+    }
+
+    fn block(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Raw => output::bytes(bytes),
+            Self::Lines(humanizer) => output::bytes(humanizer.feed(bytes).as_bytes()),
+            Self::Harmless(harmless) => output::bytes(harmless.feed(bytes).as_bytes()),
+        }
     }
 }
 

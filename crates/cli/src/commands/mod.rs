@@ -10,6 +10,7 @@ pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod handover;
+pub(crate) mod harmless;
 pub(crate) mod hold;
 pub(crate) mod image;
 pub(crate) mod inspect;
