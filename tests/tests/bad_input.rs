@@ -69,7 +69,7 @@ fn wrong_words() -> Result<()> {
     )?;
     insta::assert_snapshot!(told, @r#"
     1 unknown command "bogus" for "matchlock"
-    1 unknown command "lst" for "matchlock" (did you mean stat, ls, list?)
+    1 unknown command "lst" for "matchlock" (did you mean list or ls?)
     1 unknown command "bogus" for "matchlock image"
     1 invalid argument "loud" for "--log-level": use one of debug, info, warn, error (see --help)
     1 required flag(s) "image" not set (see --help)
@@ -77,7 +77,7 @@ fn wrong_words() -> Result<()> {
     1 unknown flag: --bogus (see --help)
     1 unknown shorthand flag: 'x' in -x (see --help)
     1 invalid argument "maybe" for "--rm": use true or false (see --help)
-    1 unknown shorthand flag: 'c' in -c (see --help)
+    1 unknown shorthand flag: 'c' in -c (for a flag of the command's own, put -- before it: -- python3 -c …; see --help)
     1 --cpus must be a finite number > 0
     1 --detach cannot be combined with -t/--tty or -i/--interactive
     1 --detach cannot be combined with -t/--tty or -i/--interactive

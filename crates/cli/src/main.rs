@@ -23,7 +23,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let result = Cli::try_parse().map_or_else(|error| usage::report(&error), run);
+    let result = Cli::try_parse().map_or_else(|error| usage::report(&error, std::env::args_os()), run);
     let status = result.unwrap_or_else(|error| {
         output::error(&error);
         error.status

@@ -18,12 +18,13 @@ use crate::{
 
 /// Flags of `exec`.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "matchlock exec [OPTIONS] <ID> [--] <COMMAND>...")]
 pub(crate) struct Args {
     #[command(flatten)]
     process: ProcessArgs,
     /// The sandbox
     id: String,
-    /// The command and its arguments
+    /// The command and its arguments; -- goes before a command with flags of its own
     command: Vec<OsString>,
 }
 

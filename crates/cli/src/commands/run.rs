@@ -29,6 +29,7 @@ use crate::{
 /// Flags of `run`.
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that people type")]
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "matchlock run --image <IMAGE> [OPTIONS] [--] [COMMAND]...")]
 pub(crate) struct Args {
     /// Image reference or local tag
     #[arg(long, value_name = "IMAGE")]
@@ -69,7 +70,7 @@ pub(crate) struct Args {
     /// Allow everything public, and say at the end which --allow-host would have been enough
     #[arg(long, toggle = false)]
     learn: bool,
-    /// The command and its arguments (default: the image's)
+    /// The command and its arguments (default: the image's); -- goes before a command with flags of its own
     command: Vec<OsString>,
 }
 
