@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     libc::in6_pktinfo,
     sys::socket::{
         AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, SockaddrStorage,
@@ -27,6 +28,8 @@ use crate::{policy::Allowed, watched::watched};
 
 /// Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443).
 const HEADER: usize = 8;
+/// Why there is no socket (`icmp(7)`).
+const NO_PING: &str = "net.ipv4.ping_group_range lets no group of this user ping";
 /// Longest message that is carried.
 const MAX_MESSAGE: usize = 65535;
 
@@ -153,32 +156,43 @@ async fn echo(
     shared: &Shared,
     allowed: &mut Option<Allowed>,
 ) -> Result<(), End> {
-    let failed = |e: io::Error| End::Failed(e.to_string());
     // The gateway is here: it need not be asked.
     let payload = if shared.is_gateway(request.destination) {
         request.message[HEADER..].to_vec()
     } else {
         *allowed = Some(shared.decide(Protocol::Icmp, destination)?.allowed);
-        let asked = timeout(limits::ECHO_DEADLINE, ask(destination.get(), &request.message)).await;
-        asked.map_err(io::Error::from).flatten().map_err(failed)?
+        let socket = ping_socket(Family::of(request.destination))?;
+        let asked = timeout(limits::ECHO_DEADLINE, ask(socket, destination.get(), &request.message)).await;
+        asked.map_err(io::Error::from).flatten().map_err(|e| failed(&e))?
     };
     let mut reply = [&request.message[..HEADER], &payload].concat();
     (reply[0], reply[1]) = (door.family.types().1, 0);
     checksum(&mut reply, door.family);
-    door.reply(request, &reply).await.map_err(failed)
+    door.reply(request, &reply).await.map_err(|e| failed(&e))
 }
 
-/// Send a request with the sequence number and payload of `message`, and wait for the payload that comes back.
-async fn ask(destination: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
-    let family = Family::of(destination.ip());
+fn failed(e: &io::Error) -> End {
+    End::Failed(e.to_string())
+}
+
+/// One that the kernel sends echo requests from, if this user may.
+fn ping_socket(family: Family) -> Result<UdpSocket, End> {
     let (domain, protocol) = match family {
         Family::V4 => (AddressFamily::Inet, SockProtocol::Icmp),
         Family::V6 => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     // A ping socket is one of datagrams; the kernel chooses the identifier and sums up.
-    let socket = socket(domain, SockType::Datagram, flags, protocol)?;
-    let socket = UdpSocket::from_std(socket.into())?;
+    let socket = socket(domain, SockType::Datagram, flags, protocol).map_err(|errno| match errno {
+        Errno::EACCES => End::Blocked(NO_PING.to_owned()),
+        other => failed(&other.into()),
+    })?;
+    UdpSocket::from_std(socket.into()).map_err(|e| failed(&e))
+}
+
+/// Send a request with the sequence number and payload of `message`, and wait for the payload that comes back.
+async fn ask(socket: UdpSocket, destination: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+    let family = Family::of(destination.ip());
     socket.connect(destination).await?;
     socket.send(message).await?;
     let mut answer = vec![0; message.len()];

@@ -44,7 +44,10 @@ fn destination(event: &Event) -> String {
         _ => None,
     };
     let allowed = event.allowed.as_ref().and_then(|allowed| allowed.name.as_ref());
-    host.or_else(|| allowed.map(ToString::to_string)).unwrap_or_else(|| event.destination.to_string())
+    host.or_else(|| allowed.map(ToString::to_string)).unwrap_or_else(|| match event.what {
+        What::Echo => event.destination.get().ip().to_string(),
+        _ => event.destination.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -69,6 +72,7 @@ mod tests {
         let nameless =
             Event { end: End::Blocked("it is\n no \x1b[2JHTTP".to_owned()), ..connection(None, "192.0.2.1:80") };
         let named = Event { end: nameless.end.clone(), ..connection(Some("api.x.com"), "192.0.2.1:80") };
+        let ping = Event { what: What::Echo, end: End::Blocked("no".to_owned()), ..connection(None, "192.0.2.1:0") };
         let events = [
             request("good.test", "192.0.2.1:80"),
             blocked("good.test", without_tls),
@@ -77,6 +81,7 @@ mod tests {
             blocked("api.x.com", without_tls),
             nameless,
             named,
+            ping,
         ];
         let refusals = Refusals::default();
         let lines: Vec<_> = events.iter().filter_map(|event| refusals.line(event)).collect();
@@ -86,6 +91,7 @@ mod tests {
         blocked api.x.com: secret placeholder sent without TLS (KEY)
         blocked 192.0.2.1:80: it is no [2JHTTP
         blocked api.x.com: it is no [2JHTTP
+        blocked 192.0.2.1: no
         "#);
     }
 
