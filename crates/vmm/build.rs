@@ -48,7 +48,7 @@ fn guest_binary() -> Result<PathBuf, String> {
     // As it is now: this program may have been compiled where the tree lay before it was copied.
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
     let workspace = package.join("../..");
-    for source in ["crates/guest", "crates/wire", "crates/model", "Cargo.toml", "Cargo.lock"] {
+    for source in ["crates/guest", "crates/wire", "crates/model", "crates/netlink", "Cargo.toml", "Cargo.lock"] {
         emit(&format!("cargo::rerun-if-changed={}", workspace.join(source).display()));
     }
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
