@@ -306,6 +306,7 @@ impl Agent {
         }
         self.stage = Stage::Broken;
         let parked = start::park(request).map_err(|error| internal(&error.to_string()))?;
+        self.spawner.prepare();
         self.stage = Stage::Parked(Some(parked));
         Ok(Some(Note::Done))
     }
@@ -315,6 +316,7 @@ impl Agent {
         let parked = if let Stage::Parked(parked) = &mut self.stage { parked.take_if(cold) } else { None };
         let parked = parked.ok_or_else(|| internal("only a guest that is parked gets warm, and once"))?;
         self.stage = Stage::Broken;
+        self.spawner.dismiss(); // making processes is to be warm, too
         let warm = start::warm(parked, request).map_err(|error| internal(&error.to_string()))?;
         self.stage = Stage::Parked(Some(warm));
         Ok(Some(Note::Done))
@@ -339,6 +341,7 @@ impl Agent {
             Stage::Started(disks) => mem::take(disks),
             Stage::Parked(_) | Stage::Broken => Vec::new(),
         };
+        self.spawner.dismiss(); // it would hear no signal but the last
         let power = PowerOff::begin(id, Duration::from_millis(grace_ms.into()), disks)
             .ok_or_else(|| internal("this agent is not the machine's first process"))?;
         self.stage = Stage::PoweringOff(power);

@@ -17,13 +17,13 @@ use rustix::{
 
 use crate::{
     agent::Agent,
+    announcements::Announcements,
     console::say,
     identity::Names,
     link::Link,
     mounts, network,
     os_error::{Doing, OsError},
     root,
-    uevent::Uevents,
 };
 
 /// How long the kernel may be silent before the port is given up. The host, which knows how fast the machine is, gives up
@@ -34,12 +34,14 @@ const PORT_DEADLINE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 const OPEN_FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(1_048_576) };
 
 /// Settings of the kernel's network. Ordinary users of containers rely on low ports and `ping` needing no privilege; and nobody
-/// but the host is at the other end of the link, so that neither addresses nor routes have to be asked for.
-const NET_SETTINGS: [(&str, &str); 4] = [
+/// but the host is at the other end of the link, so that neither addresses nor routes have to be asked for, and what is said of
+/// multicast groups can be said at once (in milliseconds).
+const NET_SETTINGS: [(&str, &str); 5] = [
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0"),
     ("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0"),
+    ("/proc/sys/net/ipv6/conf/eth0/mldv2_unsolicited_report_interval", "1"),
 ];
 
 /// Settings of each disk: it has no arm whose ways had to be planned, and writing is not held back for the sake of reading, which
@@ -53,7 +55,7 @@ const MEMORY_SETTING: (&str, &str) = ("/proc/sys/vm/compaction_proactiveness", "
 pub(crate) fn boot() -> Result<Agent, OsError> {
     umask(Mode::from_raw_mode(0o022));
     mounts::execute(mounts::PLAN)?;
-    let uevents = Uevents::subscribe().doing(|| "listen to the kernel".to_owned())?;
+    let devices = Announcements::of_devices().doing(|| "listen to the kernel".to_owned())?;
     load_modules();
     for folder in [root::LOWER, root::ADDED, root::UPPER, root::MERGED] {
         mounts::existing(mkdirat(CWD, folder, Mode::from_raw_mode(0o700))).doing(|| format!("make {folder}"))?;
@@ -69,7 +71,7 @@ pub(crate) fn boot() -> Result<Agent, OsError> {
         }
     }
     mounts::shield()?;
-    let port = open_port(&uevents).doing(|| format!("open the port {PORT_NAME}"))?;
+    let port = open_port(&devices).doing(|| format!("open the port {PORT_NAME}"))?;
     let link = Link::new(port).doing(|| "watch the port to the host".to_owned())?;
     Agent::new(link, Names::prepare("")?)
 }
@@ -92,12 +94,12 @@ fn load_modules() {
 }
 
 /// The device whose name is [`PORT_NAME`], waited for.
-fn open_port(uevents: &Uevents) -> Result<OwnedFd, Errno> {
+fn open_port(devices: &Announcements) -> Result<OwnedFd, Errno> {
     loop {
         if let Some(device) = find_port() {
             return open(device.as_c_str(), OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
         }
-        uevents.wait(PORT_DEADLINE)?;
+        devices.wait(PORT_DEADLINE)?;
     }
 }
 

@@ -14,6 +14,7 @@
 //! the protocol's number of sessions. A failure of the agent itself is said on the console and ends the VM.
 
 mod agent;
+mod announcements;
 mod boot;
 mod cgroup;
 mod confine;
@@ -39,7 +40,6 @@ mod stdio;
 mod stopwatch;
 mod stream;
 mod trust;
-mod uevent;
 mod users;
 
 use crate::agent::{Agent, AgentError};

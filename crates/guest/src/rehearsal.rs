@@ -29,25 +29,8 @@ use crate::{
     stopwatch::Stopwatch,
 };
 
-/// Do it. Returns what to make read-only at the end.
-pub(crate) fn park(disks: &RootDisks) -> Result<OwnedFd, OsError> {
-    rehearse(disks)?;
-    let upper = root::assemble(disks, Layer::Own, &mut Stopwatch::new())?;
-    root::discard_rehearsal()?;
-    rustix::fs::sync();
-    root::forget_blocks(disks.lower)?;
-    Ok(upper)
-}
-
-/// Do it once more, with a root that [`park`] has mounted.
-pub(crate) fn again(disks: &RootDisks) -> Result<OwnedFd, OsError> {
-    root::disassemble()?;
-    root::unmark_layer(disks)?;
-    park(disks)
-}
-
-/// In a process with mounts of its own; when that has ended, nothing of it is left.
-fn rehearse(disks: &RootDisks) -> Result<(), OsError> {
+/// Go through it in a process with mounts of its own; when that has ended, nothing of it is left.
+pub(crate) fn rehearse(disks: &RootDisks) -> Result<(), OsError> {
     // SAFETY: the agent has one thread, so that the child may do all that its parent may.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -60,6 +43,23 @@ fn rehearse(disks: &RootDisks) -> Result<(), OsError> {
     }
     let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(last_errno).doing(|| "rehearse".to_owned())?;
     succeeded(pid).doing(|| "rehearse (see the console)".to_owned())
+}
+
+/// Mount the root, after a rehearsal. Returns what to make read-only at the end.
+pub(crate) fn mount(disks: &RootDisks) -> Result<OwnedFd, OsError> {
+    let upper = root::assemble(disks, Layer::Own, &mut Stopwatch::new())?;
+    root::discard_rehearsal()?;
+    rustix::fs::sync();
+    root::forget_blocks(disks.lower)?;
+    Ok(upper)
+}
+
+/// Do both once more, with a root that [`mount`] has mounted.
+pub(crate) fn again(disks: &RootDisks) -> Result<OwnedFd, OsError> {
+    root::disassemble()?;
+    root::unmark_layer(disks)?;
+    rehearse(disks)?;
+    mount(disks)
 }
 
 fn perform(disks: &RootDisks) -> Result<(), String> {

@@ -49,10 +49,14 @@ enum Root {
 
 /// Do what is the same for all sandboxes.
 pub(crate) fn park(park: &Park) -> Result<Parked, OsError> {
-    let root = Root::Mounted(rehearsal::park(&park.root)?);
     if let Some(link) = &park.network {
         network::configure(link)?;
     }
+    rehearsal::rehearse(&park.root)?;
+    if let Some(link) = &park.network {
+        network::settle(link)?;
+    }
+    let root = Root::Mounted(rehearsal::mount(&park.root)?);
     confine_unless(park.privileged)?;
     Ok(Parked { root, privileged: park.privileged, network: park.network.clone(), warm: false })
 }

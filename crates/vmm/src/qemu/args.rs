@@ -36,8 +36,9 @@ const MAC: &str = "aa:fc:00:00:00:02";
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The kernel's console; end instead of waiting or rebooting when something is wrong; leave out the kernel's
-/// tests of its own ciphers, which take an emulated guest half a second.
-const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests";
+/// tests of its own ciphers, which take an emulated guest half a second, and what no program of a sandbox goes by: statistics of
+/// stalls, shares of the processor by terminal, and all security modules but those that programs confine themselves with.
+const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests psi=0 noautogroup lsm=landlock,yama";
 
 /// For emulated guests: programs lie at the same addresses whenever they run, so that the emulator's translations of them
 /// are used again. It knows code by its address, and a dynamically linked program starts six times as fast (docs/adr/0004).
@@ -240,7 +241,7 @@ mod tests {
         -cpu max,erms=off
         -kernel /cache/kernel
         -initrd /cache/a,b.cpio
-        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests norandmaps tsc_early_khz=2445406 tsc=reliable matchlock.test=1
+        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests psi=0 noautogroup lsm=landlock,yama norandmaps tsc_early_khz=2445406 tsc=reliable matchlock.test=1
         -chardev socket,id=console,fd=4
         -serial chardev:console
         -device virtio-serial-device,bus=virtio-mmio-bus.4,max_ports=2
@@ -280,7 +281,7 @@ mod tests {
         -cpu host
         -kernel /cache/kernel
         -initrd /cache/a,b.cpio
-        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests matchlock.test=1
+        -append console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests psi=0 noautogroup lsm=landlock,yama matchlock.test=1
         -chardev socket,id=console,fd=4
         -serial chardev:console
         -device virtio-serial-pci,disable-legacy=on,addr=0x2,max_ports=2

@@ -144,7 +144,9 @@ impl Drop for Machine {
 fn arguments(guest: &Guest, disk: &Path, share: &str) -> Vec<String> {
     let path = |path: &Path| path.display().to_string();
     let clock = guest.tsc_khz.map(|khz| format!(" tsc_early_khz={khz} tsc=reliable")).unwrap_or_default();
-    let cmdline = format!("console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests norandmaps{clock}");
+    let cmdline = format!(
+        "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests psi=0 noautogroup lsm=landlock,yama norandmaps{clock}"
+    );
     let memory = format!("memory-backend-file,id=ram,size={MEMORY},mem-path={},share={share}", path(&guest.memory));
     let disk = json!({ "driver": "raw", "node-name": "image", "read-only": true,
                        "file": { "driver": "file", "filename": path(disk), "drop-cache": false } });
